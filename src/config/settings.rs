@@ -1,0 +1,138 @@
+//! The checked configuration: what the floors above may rely on. Nothing here is text any more.
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::balance::health::{Ejection, Thresholds};
+use crate::balance::policy::PolicyKind;
+use crate::base::addr::Endpoint;
+
+/// One whole, checked configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    pub global: Global,
+    pub log: Log,
+    /// At least one; names are unique.
+    pub listeners: Vec<Listener>,
+    /// Names are unique; every listener's `pool` is among them.
+    pub pools: Vec<Pool>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Global {
+    /// Data-plane threads, 1..=256; `None` is "auto": one for each processor.
+    pub workers: Option<usize>,
+    /// Client connections of the whole process, at least 1.
+    pub max_connections: u32,
+    pub drain_timeout: Duration,
+    /// Key of every hash that chooses a backend. Instances that share it agree on the choice.
+    pub hash_seed: String,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    pub level: LogLevel,
+    pub format: LogFormat,
+    pub access: AccessTarget,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessTarget {
+    Off,
+    Stdout,
+    Stderr,
+    File(PathBuf),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    pub name: String,
+    /// At least one; port ranges are written out. No two listeners share one.
+    pub binds: Vec<Endpoint>,
+    /// Index into [`Settings::pools`].
+    pub pool: usize,
+    /// 0 = no limit of its own.
+    pub max_connections: u32,
+    /// Longest silence in both directions; zero = none.
+    pub idle_timeout: Duration,
+    /// Longest silence once one side has closed; zero = none.
+    pub half_close_timeout: Duration,
+    /// Longest life of a connection; zero = none.
+    pub max_lifetime: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pool {
+    pub name: String,
+    pub policy: PolicyKind,
+    /// Time for all tries of one client together, more than zero.
+    pub connect_timeout: Duration,
+    /// Further backends tried after the first, 0..=16.
+    pub retries: u32,
+    pub ejection: Ejection,
+    pub health: Health,
+    /// At least one; names are unique within the pool.
+    pub backends: Vec<Backend>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backend {
+    pub name: String,
+    pub address: Endpoint,
+    /// 0 = takes no new connection; at most 65 535.
+    pub weight: u16,
+    /// Lower first.
+    pub priority: u16,
+    /// 0 = no limit.
+    pub max_connections: u32,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Health {
+    pub probe: Probe,
+    pub interval: Duration,
+    pub timeout: Duration,
+    pub thresholds: Thresholds,
+    /// Interval while a backend is between up and down.
+    pub fast_interval: Duration,
+    pub down_interval: Duration,
+    /// Port to probe; 0 = the backend's own.
+    pub port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Probe {
+    None,
+    /// Passes when the connection is accepted.
+    Tcp,
+    /// Passes when the answer's status and body are as expected.
+    Http(HttpProbe),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpProbe {
+    /// Path and query, beginning with '/'.
+    pub path: String,
+    /// Value of the Host header; empty = the backend's address.
+    pub host: String,
+    /// Not empty; each within 100..=599.
+    pub expect_status: Vec<RangeInclusive<u16>>,
+    /// Text that must occur in the body; empty = any body.
+    pub expect_body: String,
+}
