@@ -10,10 +10,13 @@
 pub mod base {
     pub mod addr;
     pub mod clock;
+    pub mod wheel;
 }
 
 /// Floor 1: the only `unsafe` code: kernel calls that no safe wrapper offers.
-pub mod sys {}
+pub mod sys {
+    pub mod socket;
+}
 
 /// Floor 1: parsers and encoders of bytes on the wire; pure.
 pub mod wire {}
@@ -30,4 +33,26 @@ pub mod balance {
 /// Floor 3: from TOML text to checked settings.
 pub mod config {
     pub mod settings;
+}
+
+/// Floor 3: sockets: listening, connecting, readiness.
+pub mod net {
+    pub mod dial;
+    pub mod listen;
+    pub mod peer;
+    pub mod poller;
+}
+
+/// Floor 4: bytes from one socket to another, and how that ends.
+pub mod relay {
+    pub mod direction;
+    pub mod duplex;
+    pub mod pipe;
+}
+
+/// Floor 5: sessions: one client, its backend, its record.
+pub mod proxy {
+    mod connecting;
+    pub mod route;
+    pub mod session;
 }

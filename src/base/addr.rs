@@ -21,6 +21,22 @@ impl fmt::Display for Endpoint {
     }
 }
 
+/// One of the two ends of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Client,
+    Backend,
+}
+
+impl Side {
+    pub fn other(self) -> Side {
+        match self {
+            Side::Client => Side::Backend,
+            Side::Backend => Side::Client,
+        }
+    }
+}
+
 /// Who connected to us. IPv4-mapped IPv6 addresses are stored as IPv4, so that one client hashes
 /// and logs the same through a dual-stack listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,0 +1,266 @@
+//! From an accepted client to a connected backend: pick, dial, and on failure the next one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::sockopt;
+
+use super::route::Upstream;
+use super::session::Context;
+use crate::balance::lease::{Candidates, Lease};
+use crate::base::addr::{Endpoint, Side};
+use crate::base::clock::Moment;
+use crate::base::ending::Termination;
+use crate::net::dial::{self, DialError};
+use crate::net::peer::Peer;
+use crate::net::poller::{Readiness, Token};
+use crate::relay::direction::Direction;
+
+/// A client whose backend is not connected yet. Every step consumes it and says what it became.
+#[derive(Debug)]
+pub(super) struct Connecting {
+    client: Peer,
+    /// What the client sent so far. Held until the backend takes it.
+    ahead: Direction,
+    backend_token: Token,
+    candidates: Candidates,
+    tried: Option<Try>,
+    /// All tries together end here.
+    deadline: Moment,
+    last_failure: Option<Failure>,
+}
+
+/// One connect under way.
+#[derive(Debug)]
+struct Try {
+    backend: Peer,
+    lease: Lease<Endpoint>,
+    begun_at: Moment,
+    /// When the next backend gets its chance.
+    deadline: Moment,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Failure {
+    /// Index of the backend in its pool.
+    backend: usize,
+    error: DialError,
+}
+
+/// What came of a step.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// Look again at an event, or at this moment.
+    Waits(Connecting, Moment),
+    Connected(Connected),
+    Failed(Failed),
+}
+
+#[derive(Debug)]
+pub(super) struct Connected {
+    pub(super) client: Peer,
+    pub(super) backend: Peer,
+    pub(super) to_backend: Direction,
+    pub(super) lease: Lease<Endpoint>,
+    pub(super) took: Duration,
+    pub(super) tries: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) client: Peer,
+    pub(super) termination: Termination,
+    pub(super) detail: &'static str,
+    /// Index of the backend that was tried last.
+    pub(super) backend: Option<usize>,
+    pub(super) tries: u32,
+}
+
+impl Connecting {
+    /// Reads what the client has sent already, so that it can leave with the connect, and dials.
+    pub(super) fn begin(
+        client: Peer,
+        backend_token: Token,
+        upstream: &Arc<Upstream>,
+        key: u64,
+        cx: &mut Context<'_>,
+    ) -> Outcome {
+        let mut this = Connecting {
+            client,
+            ahead: Direction::new(),
+            backend_token,
+            candidates: Candidates::new(key),
+            tried: None,
+            deadline: cx.now + upstream.connect_timeout,
+            last_failure: None,
+        };
+        let fresh = match this.client.receive(cx.tools.scratch) {
+            Ok(0) => {
+                this.ahead.end();
+                0
+            }
+            Ok(count) => count,
+            Err(Errno::AGAIN) => 0,
+            Err(_) => return this.failed(Termination::ClientReset, ""),
+        };
+        this.dial(fresh, upstream, cx)
+    }
+
+    pub(super) fn notice(
+        mut self,
+        side: Side,
+        readiness: Readiness,
+        upstream: &Arc<Upstream>,
+        cx: &mut Context<'_>,
+    ) -> Outcome {
+        if side == Side::Client {
+            self.client.notice(readiness);
+            return match self.client.broken {
+                true => self.failed(Termination::ClientReset, ""),
+                false => self.waits(),
+            };
+        }
+        let Some(mut tried) = self.tried.take() else { return self.waits() };
+        tried.backend.notice(readiness);
+        if tried.backend.broken {
+            let error = match sockopt::socket_error(tried.backend.socket()) {
+                Ok(Err(error)) | Err(error) => error,
+                Ok(Ok(())) => Errno::CONNRESET,
+            };
+            self.blame(&tried.lease, DialError(error), cx);
+            return self.dial(0, upstream, cx);
+        }
+        if readiness.writable {
+            return self.connected(tried, cx);
+        }
+        self.tried = Some(tried);
+        self.waits()
+    }
+
+    /// The moment [`Outcome::Waits`] named has come.
+    pub(super) fn alarm(mut self, upstream: &Arc<Upstream>, cx: &mut Context<'_>) -> Outcome {
+        match self.tried.take_if(|tried| cx.now >= tried.deadline) {
+            Some(tried) => {
+                self.blame(&tried.lease, DialError(Errno::TIMEDOUT), cx);
+                self.dial(0, upstream, cx)
+            }
+            None => self.waits(),
+        }
+    }
+
+    /// Tries backends until a connect is under way or complete. `fresh` bytes of the client lie
+    /// in the scratch buffer; they are kept when they cannot leave at once.
+    fn dial(mut self, fresh: usize, upstream: &Arc<Upstream>, cx: &mut Context<'_>) -> Outcome {
+        loop {
+            let tries_left = (upstream.retries + 1).saturating_sub(self.candidates.tries());
+            if tries_left == 0 || (self.last_failure.is_some() && cx.now >= self.deadline) {
+                return self.give_up();
+            }
+            let Some(lease) = self.candidates.next(&upstream.pool, cx.now, cx.chance) else {
+                return self.give_up();
+            };
+            let begun_at = cx.now;
+            let deadline = begun_at + self.share_of_time(tries_left, upstream, begun_at);
+            match self.dial_one(&lease, fresh, cx) {
+                Ok((backend, true)) => {
+                    return self.connected(Try { backend, lease, begun_at, deadline }, cx);
+                }
+                Ok((mut backend, false)) => {
+                    let watched = backend.watch(cx.poller, true);
+                    if watched.and_then(|()| self.client.watch(cx.poller, false)).is_err() {
+                        return self.failed(Termination::Internal, "local_memory");
+                    }
+                    self.tried = Some(Try { backend, lease, begun_at, deadline });
+                    return self.waits();
+                }
+                Err(error) => self.blame(&lease, error, cx),
+            }
+        }
+    }
+
+    /// Begins one connect and offers it the `fresh` bytes. True: it took them, so it stands.
+    fn dial_one(
+        &mut self,
+        lease: &Lease<Endpoint>,
+        fresh: usize,
+        cx: &mut Context<'_>,
+    ) -> Result<(Peer, bool), DialError> {
+        let target = &lease.member().target;
+        let socket = dial::begin(target, fresh > 0 || self.ahead.holds_bytes())?;
+        let tcp = matches!(target, Endpoint::Tcp(_));
+        let mut backend = Peer::dialled(socket, self.backend_token, tcp);
+        if fresh == 0 || self.ahead.holds_bytes() {
+            return Ok((backend, false));
+        }
+        let bytes = &cx.tools.scratch[..fresh];
+        let sent = match backend.transmit(bytes, false) {
+            Ok(sent) => sent,
+            Err(Errno::AGAIN) => {
+                self.ahead.keep(bytes);
+                return Ok((backend, false));
+            }
+            Err(error) => return Err(DialError(error)),
+        };
+        self.ahead.count_delivered(sent);
+        if sent < fresh {
+            self.ahead.keep(&bytes[sent..]);
+        }
+        Ok((backend, true))
+    }
+
+    /// How long the try that begins now may take: what is left, shared with those that could
+    /// still follow, so that one backend that swallows packets leaves time for another.
+    fn share_of_time(&self, tries_left: u32, upstream: &Upstream, now: Moment) -> Duration {
+        let tries = self.candidates.tries() as usize;
+        let others = upstream.pool.members().len().saturating_sub(tries);
+        let shares = tries_left.min(u32::try_from(others + 1).unwrap_or(u32::MAX));
+        self.deadline.since(now) / shares.max(1)
+    }
+
+    fn connected(self, tried: Try, cx: &Context<'_>) -> Outcome {
+        let Try { mut backend, lease, begun_at, .. } = tried;
+        lease.connected();
+        backend.writable = true;
+        Outcome::Connected(Connected {
+            client: self.client,
+            backend,
+            to_backend: self.ahead,
+            lease,
+            took: cx.now.since(begun_at),
+            tries: self.candidates.tries(),
+        })
+    }
+
+    fn blame(&mut self, lease: &Lease<Endpoint>, error: DialError, cx: &Context<'_>) {
+        self.last_failure = Some(Failure { backend: lease.index(), error });
+        if !error.is_local() {
+            lease.connect_failed(cx.now);
+        }
+    }
+
+    fn waits(self) -> Outcome {
+        let at = self.tried.as_ref().map_or(self.deadline, |tried| tried.deadline);
+        Outcome::Waits(self, at)
+    }
+
+    fn give_up(self) -> Outcome {
+        match self.last_failure.map(|failure| failure.error) {
+            None => self.failed(Termination::NoBackend, ""),
+            Some(DialError(Errno::TIMEDOUT)) => self.failed(Termination::ConnectTimeout, ""),
+            Some(error) => self.failed(Termination::ConnectFailed, error.detail()),
+        }
+    }
+
+    pub(super) fn failed(self, termination: Termination, detail: &'static str) -> Outcome {
+        let last = self.last_failure.map(|failure| failure.backend);
+        let current = self.tried.as_ref().map(|tried| tried.lease.index());
+        Outcome::Failed(Failed {
+            client: self.client,
+            termination,
+            detail,
+            backend: current.or(last),
+            tries: self.candidates.tries(),
+        })
+    }
+}

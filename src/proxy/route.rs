@@ -1,0 +1,166 @@
+//! Where a listener's clients go, and what is counted of them.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use crate::balance::key::HashSeed;
+use crate::balance::pool::Pool;
+use crate::base::addr::{ClientAddr, Endpoint};
+use crate::base::ending::Termination;
+
+/// One listener as a snapshot has it. Sessions keep the route they began with.
+#[derive(Debug)]
+pub struct Route {
+    pub listener: String,
+    pub limits: Limits,
+    pub upstream: Arc<Upstream>,
+    pub tally: Arc<Tally>,
+}
+
+/// Zero means none, for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub max_connections: u32,
+    /// Longest silence in both directions.
+    pub idle: Duration,
+    /// Longest silence once one side has closed.
+    pub half_close: Duration,
+    pub lifetime: Duration,
+}
+
+/// A pool and how its backends are connected to.
+#[derive(Debug)]
+pub struct Upstream {
+    pub pool: Arc<Pool<Endpoint>>,
+    /// For all tries of one client together.
+    pub connect_timeout: Duration,
+    /// Further backends tried after the first.
+    pub retries: u32,
+    pub seed: HashSeed,
+}
+
+impl Upstream {
+    /// What a source-hash policy goes by. Clients on unix sockets are all one source.
+    pub fn key(&self, client: ClientAddr) -> u64 {
+        match client {
+            ClientAddr::Ip(addr) => self.seed.source_ip(addr.ip()),
+            ClientAddr::Unix => 0,
+        }
+    }
+}
+
+/// Live counters of one listener name; they outlive reloads.
+#[derive(Debug)]
+pub struct Tally {
+    active: AtomicU32,
+    total: AtomicU64,
+    /// By `Termination as usize`.
+    ended: [AtomicU64; Termination::ALL.len()],
+    accept_errors: AtomicU64,
+}
+
+impl Tally {
+    pub fn new() -> Self {
+        Tally {
+            active: AtomicU32::new(0),
+            total: AtomicU64::new(0),
+            ended: [const { AtomicU64::new(0) }; Termination::ALL.len()],
+            accept_errors: AtomicU64::new(0),
+        }
+    }
+
+    pub fn active(&self) -> u32 {
+        self.active.load(Relaxed)
+    }
+
+    pub fn total(&self) -> u64 {
+        self.total.load(Relaxed)
+    }
+
+    pub fn ended(&self, termination: Termination) -> u64 {
+        self.ended[termination as usize].load(Relaxed)
+    }
+
+    pub fn accept_errors(&self) -> u64 {
+        self.accept_errors.load(Relaxed)
+    }
+
+    pub fn count_accept_error(&self) {
+        self.accept_errors.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn count_end(&self, termination: Termination) {
+        self.ended[termination as usize].fetch_add(1, Relaxed);
+    }
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Tally::new()
+    }
+}
+
+/// A client connection's place within the limits of its listener and of the process; given back
+/// on drop.
+#[derive(Debug)]
+pub struct Admission {
+    process: Arc<ProcessCount>,
+    tally: Arc<Tally>,
+}
+
+impl Admission {
+    /// Counts one more connection. It is counted even when it is over a limit, so that the
+    /// refusal itself is accounted for; the second value then names the limit.
+    pub fn enter(
+        process: &Arc<ProcessCount>,
+        tally: &Arc<Tally>,
+        listener_max: u32,
+    ) -> (Admission, Option<Termination>) {
+        tally.total.fetch_add(1, Relaxed);
+        let of_listener = tally.active.fetch_add(1, Relaxed);
+        let of_process = process.active.fetch_add(1, Relaxed);
+        let refused = if of_process >= process.max.load(Relaxed) {
+            Some(Termination::ProcessLimit)
+        } else if listener_max > 0 && of_listener >= listener_max {
+            Some(Termination::ListenerLimit)
+        } else {
+            None
+        };
+        (Admission { process: process.clone(), tally: tally.clone() }, refused)
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.tally.active.fetch_sub(1, Relaxed);
+        self.process.active.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Client connections of the whole process.
+#[derive(Debug)]
+pub struct ProcessCount {
+    active: AtomicU32,
+    max: AtomicU32,
+}
+
+impl ProcessCount {
+    pub fn new(max: u32) -> Self {
+        ProcessCount { active: AtomicU32::new(0), max: AtomicU32::new(max) }
+    }
+
+    pub fn active(&self) -> u32 {
+        self.active.load(Relaxed)
+    }
+
+    pub fn max(&self) -> u32 {
+        self.max.load(Relaxed)
+    }
+
+    pub fn set_max(&self, max: u32) {
+        self.max.store(max, Relaxed);
+    }
+}

@@ -1,0 +1,452 @@
+//! A session, from the accepted client to its record: connect → relay → end.
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::connecting::{Connected, Connecting, Failed, Outcome};
+use super::route::{Admission, ProcessCount, Route};
+use crate::balance::chance::Chance;
+use crate::balance::lease::Lease;
+use crate::base::addr::{ClientAddr, Endpoint, Side};
+use crate::base::clock::Moment;
+use crate::base::ending::{Phase, RelayPath, Termination};
+use crate::base::wheel::TICK;
+use crate::net::peer::Peer;
+use crate::net::poller::{Poller, Readiness, Token};
+use crate::observe::access::{LineWriter, Record};
+use crate::relay::direction::Tools;
+use crate::relay::duplex::{Duplex, End, Step};
+
+/// A connection that outlives this gets what a short one does without: keepalive on the
+/// backend's side, and a look at its deadlines.
+const SETTLED_AFTER: Duration = Duration::from_secs(1);
+
+/// Longest time bytes may stay unacknowledged when the listener sets no idle timeout.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(15 * 60);
+
+/// The worker's things that a session borrows while it acts.
+pub struct Context<'a> {
+    pub now: Moment,
+    pub poller: &'a Poller,
+    pub tools: Tools<'a>,
+    pub chance: &'a mut Chance,
+    pub log: &'a mut LineWriter,
+    pub process: &'a Arc<ProcessCount>,
+}
+
+impl fmt::Debug for Context<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("now", &self.now).finish_non_exhaustive()
+    }
+}
+
+/// A client that was accepted, perhaps by another worker.
+#[derive(Debug)]
+pub struct Arrival {
+    pub socket: OwnedFd,
+    pub client: ClientAddr,
+    pub route: Arc<Route>,
+    pub accepted_at: Moment,
+}
+
+/// What a session wants of its worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// An event; its alarm stands as it is.
+    Waits,
+    /// An event, or its alarm at this moment.
+    WaitsUntil(Moment),
+    /// A turn after the others had theirs.
+    Again,
+    /// To be dropped: its record is written.
+    Over,
+}
+
+#[derive(Debug)]
+pub struct Session {
+    account: Account,
+    /// `None` only inside a step and when the session is over.
+    stage: Option<Stage>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Connecting(Box<Connecting>),
+    Relaying(Relaying),
+}
+
+#[derive(Debug)]
+struct Relaying {
+    duplex: Duplex,
+    lease: Lease<Endpoint>,
+    tries: u32,
+    connect: Duration,
+    connected_at: Moment,
+    first_byte: Option<Duration>,
+    /// Bytes already added to the backend's totals, to it and to the client.
+    reported: (u64, u64),
+    /// What both peers had acknowledged at the last look, and when that last grew.
+    acknowledged: u64,
+    progress_at: Moment,
+    settled: bool,
+}
+
+/// What a session's record says of it, from the first moment.
+#[derive(Debug)]
+struct Account {
+    route: Arc<Route>,
+    client: ClientAddr,
+    accepted_at: Moment,
+    /// Held for its drop.
+    _admission: Admission,
+}
+
+impl Session {
+    /// Begins a session: admits the client or refuses it, and dials. `None`: it is over already.
+    pub fn open(
+        arrival: Arrival,
+        tokens: [Token; 2],
+        cx: &mut Context<'_>,
+    ) -> Option<(Session, Next)> {
+        let Arrival { socket, client, route, accepted_at } = arrival;
+        let (admission, refused) =
+            Admission::enter(cx.process, &route.tally, route.limits.max_connections);
+        let upstream = route.upstream.clone();
+        let account = Account { route, client, accepted_at, _admission: admission };
+        let peer = Peer::accepted(socket, tokens[0], client != ClientAddr::Unix);
+        let mut session = Session { account, stage: None };
+        if let Some(termination) = refused {
+            let failed = Failed { client: peer, termination, detail: "", backend: None, tries: 0 };
+            session.fail(Phase::Preface, failed, cx);
+            return None;
+        }
+        let key = upstream.key(client);
+        let outcome = Connecting::begin(peer, tokens[1], &upstream, key, cx);
+        match session.go_on(outcome, cx) {
+            Next::Over => None,
+            Next::Waits => {
+                let at = cx.now + SETTLED_AFTER;
+                Some((session, Next::WaitsUntil(at)))
+            }
+            next => Some((session, next)),
+        }
+    }
+
+    /// An event on one of the session's sockets.
+    pub fn notice(&mut self, side: Side, readiness: Readiness, cx: &mut Context<'_>) -> Next {
+        match self.stage.take() {
+            Some(Stage::Connecting(connecting)) => {
+                let upstream = self.account.route.upstream.clone();
+                let outcome = connecting.notice(side, readiness, &upstream, cx);
+                self.go_on(outcome, cx)
+            }
+            Some(Stage::Relaying(mut relaying)) => {
+                relaying.duplex.notice(side, readiness);
+                self.relay(relaying, cx)
+            }
+            None => Next::Over,
+        }
+    }
+
+    /// The turn asked for with [`Next::Again`].
+    pub fn turn(&mut self, cx: &mut Context<'_>) -> Next {
+        match self.stage.take() {
+            Some(Stage::Relaying(relaying)) => self.relay(relaying, cx),
+            stage => {
+                self.stage = stage;
+                Next::Waits
+            }
+        }
+    }
+
+    /// The session's alarm rang, perhaps early.
+    pub fn alarm(&mut self, cx: &mut Context<'_>) -> Next {
+        match self.stage.take() {
+            Some(Stage::Connecting(connecting)) => {
+                let upstream = self.account.route.upstream.clone();
+                let outcome = connecting.alarm(&upstream, cx);
+                self.go_on(outcome, cx)
+            }
+            Some(Stage::Relaying(relaying)) => self.check_deadlines(relaying, cx),
+            None => Next::Over,
+        }
+    }
+
+    /// Ends the session from our side, at once.
+    pub fn kill(&mut self, termination: Termination, cx: &mut Context<'_>) {
+        match self.stage.take() {
+            Some(Stage::Connecting(connecting)) => {
+                if let Outcome::Failed(failed) = connecting.failed(termination, "") {
+                    self.fail(Phase::Connect, failed, cx);
+                }
+            }
+            Some(Stage::Relaying(relaying)) => self.cut_short(relaying, termination, "", cx),
+            None => {}
+        }
+    }
+
+    fn go_on(&mut self, outcome: Outcome, cx: &mut Context<'_>) -> Next {
+        match outcome {
+            Outcome::Waits(connecting, at) => {
+                self.stage = Some(Stage::Connecting(Box::new(connecting)));
+                Next::WaitsUntil(at)
+            }
+            Outcome::Connected(connected) => {
+                let relaying = Relaying::new(connected, cx.now);
+                match self.relay(relaying, cx) {
+                    // The alarm of the connect is sooner than the relay needs, and will see.
+                    Next::Waits => Next::Waits,
+                    next => next,
+                }
+            }
+            Outcome::Failed(failed) => {
+                self.fail(Phase::Connect, failed, cx);
+                Next::Over
+            }
+        }
+    }
+
+    fn relay(&mut self, mut relaying: Relaying, cx: &mut Context<'_>) -> Next {
+        let step = relaying.duplex.advance(&mut cx.tools, cx.poller, cx.now);
+        if relaying.first_byte.is_none() && relaying.duplex.bytes_to_client() > 0 {
+            relaying.first_byte = Some(cx.now.since(relaying.connected_at));
+        }
+        let next = match step {
+            Step::Waits => Next::Waits,
+            Step::Again => Next::Again,
+            Step::Lingers => Next::WaitsUntil(cx.now + TICK),
+            Step::Ended(end) => {
+                let termination = match end {
+                    End::Closed(Side::Client) => Termination::ClientClosed,
+                    End::Closed(Side::Backend) => Termination::BackendClosed,
+                    End::Reset(Side::Client) => Termination::ClientReset,
+                    End::Reset(Side::Backend) => Termination::BackendReset,
+                };
+                self.end(relaying, termination, "", cx);
+                return Next::Over;
+            }
+        };
+        self.stage = Some(Stage::Relaying(relaying));
+        next
+    }
+
+    fn check_deadlines(&mut self, mut relaying: Relaying, cx: &mut Context<'_>) -> Next {
+        let limits = self.account.route.limits;
+        if !relaying.settled {
+            relaying.settled = true;
+            let unacknowledged =
+                if limits.idle.is_zero() { UNACKNOWLEDGED_MAX } else { limits.idle };
+            relaying.duplex.backend().keep_alive(unacknowledged);
+        }
+        relaying.report_bytes();
+
+        let end_of_life = deadline(self.account.accepted_at, limits.lifetime);
+        if end_of_life.is_some_and(|at| cx.now >= at) {
+            self.cut_short(relaying, Termination::MaxLifetime, "", cx);
+            return Next::Over;
+        }
+        let (silence_max, termination) = if relaying.duplex.half_closed() {
+            (limits.half_close, Termination::HalfCloseTimeout)
+        } else {
+            (limits.idle, Termination::IdleTimeout)
+        };
+        let silence = relaying.silence(silence_max, cx.now);
+        if let Silence::TooLong = silence {
+            let detail = relaying.duplex.blocked_by().map_or("", |side| match side {
+                Side::Client => "client_not_reading",
+                Side::Backend => "backend_not_reading",
+            });
+            self.cut_short(relaying, termination, detail, cx);
+            return Next::Over;
+        }
+        // A cut that lingers is advanced from here.
+        match self.relay(relaying, cx) {
+            Next::Waits => {
+                let look_again = match silence {
+                    Silence::LookAgain(at) => Some(at),
+                    _ => None,
+                };
+                match look_again.into_iter().chain(end_of_life).min() {
+                    Some(at) => Next::WaitsUntil(at),
+                    None => Next::Waits,
+                }
+            }
+            next => next,
+        }
+    }
+
+    /// Ends a relay from our side: both peers see a reset.
+    fn cut_short(
+        &mut self,
+        relaying: Relaying,
+        termination: Termination,
+        detail: &'static str,
+        cx: &mut Context<'_>,
+    ) {
+        relaying.duplex.close_by_reset();
+        self.end(relaying, termination, detail, cx);
+    }
+
+    fn end(
+        &mut self,
+        mut relaying: Relaying,
+        termination: Termination,
+        detail: &'static str,
+        cx: &mut Context<'_>,
+    ) {
+        relaying.duplex.release(&mut cx.tools);
+        relaying.report_bytes();
+        let duplex = &relaying.duplex;
+        self.account.close(
+            Closing {
+                phase: Phase::Relay,
+                termination,
+                detail,
+                backend: &relaying.lease.member().name,
+                tries: relaying.tries,
+                connect: Some(relaying.connect),
+                first_byte: relaying.first_byte,
+                bytes: (duplex.bytes_to_backend(), duplex.bytes_to_client()),
+                path: if duplex.spliced() { RelayPath::Splice } else { RelayPath::Copy },
+            },
+            cx,
+        );
+    }
+
+    /// The client goes without having had a backend: by reset, because nothing has ended that an
+    /// orderly close could speak of.
+    fn fail(&mut self, phase: Phase, failed: Failed, cx: &mut Context<'_>) {
+        failed.client.close_by_reset();
+        let route = self.account.route.clone();
+        let members = route.upstream.pool.members();
+        self.account.close(
+            Closing {
+                phase,
+                termination: failed.termination,
+                detail: failed.detail,
+                backend: failed.backend.map_or("", |index| &members[index].name),
+                tries: failed.tries,
+                connect: None,
+                first_byte: None,
+                bytes: (0, 0),
+                path: RelayPath::None,
+            },
+            cx,
+        );
+    }
+}
+
+/// What is known at the end only.
+struct Closing<'a> {
+    phase: Phase,
+    termination: Termination,
+    detail: &'static str,
+    backend: &'a str,
+    tries: u32,
+    connect: Option<Duration>,
+    first_byte: Option<Duration>,
+    bytes: (u64, u64),
+    path: RelayPath,
+}
+
+impl Account {
+    fn close(&self, closing: Closing<'_>, cx: &mut Context<'_>) {
+        self.route.tally.count_end(closing.termination);
+        if !cx.log.is_on() {
+            return;
+        }
+        let record = Record {
+            listener: &self.route.listener,
+            client: self.client,
+            pool: self.route.upstream.pool.name(),
+            backend: closing.backend,
+            sni: "",
+            alpn: "",
+            tls: "",
+            phase: closing.phase,
+            termination: closing.termination,
+            detail: closing.detail,
+            queue: Duration::ZERO,
+            connect: closing.connect,
+            first_byte: closing.first_byte,
+            duration: cx.now.since(self.accepted_at),
+            bytes_to_backend: closing.bytes.0,
+            bytes_to_client: closing.bytes.1,
+            tries: closing.tries,
+            path: closing.path,
+        };
+        cx.log.write(&record, SystemTime::now());
+    }
+}
+
+/// How a relay's silence stands against its limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Silence {
+    Unlimited,
+    LookAgain(Moment),
+    TooLong,
+}
+
+impl Relaying {
+    fn new(connected: Connected, now: Moment) -> Self {
+        let Connected { client, backend, to_backend, lease, took, tries } = connected;
+        Relaying {
+            duplex: Duplex::new(client, backend, to_backend, now),
+            lease,
+            tries,
+            connect: took,
+            connected_at: now,
+            first_byte: None,
+            reported: (0, 0),
+            acknowledged: 0,
+            progress_at: now,
+            settled: false,
+        }
+    }
+
+    /// Judges the silence so far. Bytes that a slow reader acknowledges count as life, though
+    /// nothing moves here meanwhile.
+    fn silence(&mut self, max: Duration, now: Moment) -> Silence {
+        if max.is_zero() {
+            return Silence::Unlimited;
+        }
+        let last = self.duplex.moved_at.max(self.progress_at);
+        let half = last + max / 2;
+        if now < half && !self.duplex.blocked() {
+            return Silence::LookAgain(half);
+        }
+        match self.duplex.acknowledged_mark() {
+            Some(mark) if mark != self.acknowledged => {
+                self.acknowledged = mark;
+                self.progress_at = now;
+            }
+            _ => {}
+        }
+        let last = self.duplex.moved_at.max(self.progress_at);
+        let end = last + max;
+        if now >= end {
+            return Silence::TooLong;
+        }
+        // With bytes under way the reader's progress is looked for more often, so that its end
+        // is noticed within a tenth of the limit.
+        let soon = now + (max / 10).max(TICK);
+        let under_way = self.duplex.blocked() || self.acknowledged != 0;
+        Silence::LookAgain(if under_way { soon.min(end) } else { end })
+    }
+
+    /// Adds what moved since the last time to the backend's totals.
+    fn report_bytes(&mut self) {
+        let bytes = (self.duplex.bytes_to_backend(), self.duplex.bytes_to_client());
+        let (to_backend, to_client) = (bytes.0 - self.reported.0, bytes.1 - self.reported.1);
+        if to_backend > 0 || to_client > 0 {
+            self.lease.add_bytes(to_backend, to_client);
+            self.reported = bytes;
+        }
+    }
+}
+
+fn deadline(from: Moment, limit: Duration) -> Option<Moment> {
+    (!limit.is_zero()).then(|| from + limit)
+}
