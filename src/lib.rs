@@ -26,8 +26,16 @@ pub mod observe {}
 
 /// Floor 2: which backend is taken, and why; pure: no sockets, no clock, no threads of its own.
 pub mod balance {
+    pub mod backend;
+    pub mod chance;
     pub mod health;
+    pub mod key;
+    mod lease;
+    pub mod live;
     pub mod policy;
+    pub mod pool;
+    mod slots;
+    pub mod table;
 }
 
 /// Floor 3: from TOML text to checked settings.

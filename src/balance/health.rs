@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::backend::Verdict;
+
 /// When connect failures of real traffic take a backend out for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ejection {
@@ -14,6 +16,41 @@ pub struct Ejection {
     pub max_percent: u8,
 }
 
+impl Ejection {
+    /// How many of `members` may be ejected at once: the share rounded down, and never the only
+    /// one.
+    pub(super) fn ejected_max(&self, members: usize) -> usize {
+        if members < 2 {
+            return 0;
+        }
+        members * usize::from(self.max_percent.min(100)) / 100
+    }
+
+    /// Length of the `nth` ejection in a row, counted from 1.
+    pub(super) fn length(&self, nth: u32) -> Duration {
+        debug_assert!(nth >= 1);
+        let doubled = 2_u32
+            .checked_pow(nth - 1)
+            .and_then(|times| self.base.checked_mul(times));
+        doubled.map_or(self.max, |length| length.min(self.max))
+    }
+
+    /// The number of the next ejection in a row, `quiet` after the end of number `nth`: each
+    /// whole `max` of quiet takes one off. It stops where the length stops growing, so that a
+    /// backend that was bad for a day is not remembered for weeks.
+    pub(super) fn after(&self, nth: u32, quiet: Duration) -> u32 {
+        let decayed = match quiet.as_micros().checked_div(self.max.as_micros()) {
+            Some(periods) => nth.saturating_sub(u32::try_from(periods).unwrap_or(u32::MAX)),
+            None => 0,
+        };
+        if decayed >= 1 && self.length(decayed) == self.max {
+            decayed
+        } else {
+            decayed + 1
+        }
+    }
+}
+
 /// How many probe results in a row change the verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thresholds {
@@ -21,4 +58,182 @@ pub struct Thresholds {
     pub rise: u32,
     /// Failures in a row that take a backend from up to down, at least 1.
     pub fall: u32,
+}
+
+/// Turns the results of one backend's probes into a verdict.
+#[derive(Clone, Debug)]
+pub struct Health {
+    thresholds: Thresholds,
+    verdict: Verdict,
+    /// Results in a row against the verdict; below the threshold that would change it.
+    streak: u32,
+}
+
+impl Health {
+    /// `initial` is the verdict to go on from after a reload, else [`Verdict::Unchecked`].
+    pub fn new(thresholds: Thresholds, initial: Verdict) -> Self {
+        debug_assert!(thresholds.rise >= 1 && thresholds.fall >= 1);
+        Health {
+            thresholds,
+            verdict: initial,
+            streak: 0,
+        }
+    }
+
+    pub fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+
+    /// Takes in one result; says the new verdict when it changed.
+    ///
+    /// The first result decides at once: a backend that just came should neither wait `rise`
+    /// probes for its first connection nor be tried `fall` times while it is dead.
+    pub fn observe(&mut self, passed: bool) -> Option<Verdict> {
+        let said = if passed { Verdict::Up } else { Verdict::Down };
+        if said == self.verdict {
+            self.streak = 0;
+            return None;
+        }
+        self.streak += 1;
+        let needed = match self.verdict {
+            Verdict::Unchecked | Verdict::Unprobed => 1,
+            Verdict::Down => self.thresholds.rise,
+            Verdict::Up => self.thresholds.fall,
+        };
+        if self.streak < needed {
+            return None;
+        }
+        self.verdict = said;
+        self.streak = 0;
+        Some(said)
+    }
+
+    /// How soon the next probe is due.
+    pub fn pace(&self) -> Pace {
+        match self.verdict {
+            _ if self.streak > 0 => Pace::Between,
+            Verdict::Unchecked | Verdict::Unprobed => Pace::Between,
+            Verdict::Up => Pace::Normal,
+            Verdict::Down => Pace::Down,
+        }
+    }
+}
+
+/// Which of the pool's intervals applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// `interval`.
+    Normal,
+    /// `fast_interval`: nothing is known yet, or results speak against the verdict.
+    Between,
+    /// `down_interval`.
+    Down,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const THRESHOLDS: Thresholds = Thresholds { rise: 2, fall: 3 };
+
+    fn verdicts(health: &mut Health, results: &str) -> Vec<Option<Verdict>> {
+        results
+            .chars()
+            .map(|result| health.observe(result == '+'))
+            .collect()
+    }
+
+    #[test]
+    fn the_first_result_decides_at_once() {
+        for (passed, verdict) in [(true, Verdict::Up), (false, Verdict::Down)] {
+            let mut health = Health::new(THRESHOLDS, Verdict::Unchecked);
+            assert_eq!(health.observe(passed), Some(verdict));
+            assert_eq!(health.verdict(), verdict);
+        }
+    }
+
+    #[test]
+    fn three_failures_in_a_row_take_the_backend_out_and_two_passes_bring_it_back() {
+        let mut health = Health::new(THRESHOLDS, Verdict::Up);
+        assert_eq!(verdicts(&mut health, "--+--"), [None; 5]);
+        assert_eq!(verdicts(&mut health, "-"), [Some(Verdict::Down)]);
+        assert_eq!(verdicts(&mut health, "-+-+"), [None; 4]);
+        assert_eq!(verdicts(&mut health, "+"), [Some(Verdict::Up)]);
+    }
+
+    #[test]
+    fn a_reload_goes_on_from_the_verdict_it_found() {
+        let mut health = Health::new(THRESHOLDS, Verdict::Down);
+        assert_eq!(verdicts(&mut health, "+"), [None]);
+        assert_eq!(verdicts(&mut health, "+"), [Some(Verdict::Up)]);
+    }
+
+    #[test]
+    fn the_pace_is_fast_only_while_results_speak_against_the_verdict() {
+        let mut health = Health::new(THRESHOLDS, Verdict::Unchecked);
+        assert_eq!(health.pace(), Pace::Between);
+        for (result, pace) in [
+            (true, Pace::Normal),
+            (false, Pace::Between),
+            (true, Pace::Normal),
+            (false, Pace::Between),
+            (false, Pace::Between),
+            (false, Pace::Down),
+            (true, Pace::Between),
+            (false, Pace::Down),
+            (true, Pace::Between),
+            (true, Pace::Normal),
+        ] {
+            health.observe(result);
+            assert_eq!(health.pace(), pace);
+        }
+    }
+
+    fn ejection(base_s: u64, max_s: u64, max_percent: u8) -> Ejection {
+        let (base, max) = (Duration::from_secs(base_s), Duration::from_secs(max_s));
+        Ejection {
+            connect_failures: 3,
+            base,
+            max,
+            max_percent,
+        }
+    }
+
+    #[test]
+    fn each_ejection_in_a_row_is_twice_as_long_up_to_the_longest() {
+        let rule = ejection(5, 60, 50);
+        let lengths: Vec<_> = (1..=6).map(|nth| rule.length(nth).as_secs()).collect();
+        assert_eq!(lengths, [5, 10, 20, 40, 60, 60]);
+        assert_eq!(rule.length(u32::MAX), Duration::from_secs(60));
+        assert_eq!(ejection(90, 60, 50).length(1), Duration::from_secs(60));
+    }
+
+    #[test]
+    fn quiet_time_takes_ejections_off_the_row() {
+        let rule = ejection(5, 60, 50);
+        assert_eq!(rule.after(0, Duration::ZERO), 1);
+        assert_eq!(rule.after(3, Duration::from_secs(59)), 4);
+        assert_eq!(rule.after(3, Duration::from_secs(60)), 3);
+        assert_eq!(rule.after(3, Duration::from_secs(3600)), 1);
+        assert_eq!(
+            rule.after(5, Duration::ZERO),
+            5,
+            "the length has stopped growing"
+        );
+        assert_eq!(ejection(0, 0, 50).after(3, Duration::ZERO), 1);
+    }
+
+    #[test]
+    fn the_share_that_may_be_ejected_is_rounded_down_and_never_the_only_backend() {
+        for (members, percent, most) in [
+            (1, 100, 0),
+            (2, 100, 2),
+            (2, 49, 0),
+            (3, 50, 1),
+            (10, 50, 5),
+            (10, 0, 0),
+        ] {
+            assert_eq!(ejection(5, 60, percent).ejected_max(members), most);
+        }
+    }
 }

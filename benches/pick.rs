@@ -1,0 +1,3 @@
+//! What a pick costs.
+
+fn main() {}

@@ -1,0 +1,147 @@
+//! Candidates, best first, and the lease that each comes with.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::chance::Chance;
+use super::live::Class;
+use super::policy::Field;
+use super::pool::{Member, Pool, Tier};
+use crate::base::clock::Moment;
+
+/// The backends for one client, best first, each once: redispatch and failover are
+/// [`Candidates::next`]. Owned, so that a session may keep it while it waits, even through a
+/// reload.
+#[derive(Clone, Debug)]
+pub struct Candidates {
+    key: u64,
+    tries: u8,
+    /// Slots; the first `tries` are those already given out.
+    tried: [u32; TRIES_MAX],
+}
+
+/// The first try and at most 16 retries (`pool.retries`).
+pub const TRIES_MAX: usize = 17;
+
+/// Seats lost to other threads, between choosing and taking, before the tier is searched in order.
+const LOST_SEATS_MAX: u32 = 8;
+
+impl Candidates {
+    /// `key` is the client's hash ([`HashSeed::source_ip`](super::key::HashSeed::source_ip)).
+    pub fn new(key: u64) -> Self {
+        Candidates {
+            key,
+            tries: 0,
+            tried: [0; TRIES_MAX],
+        }
+    }
+
+    /// Backends given out so far.
+    pub fn tries(&self) -> u32 {
+        u32::from(self.tries)
+    }
+
+    /// The best backend not tried yet, counted as active from now on; `None` when every backend is
+    /// tried, full or out, or after [`TRIES_MAX`] tries.
+    pub fn next<T>(
+        &mut self,
+        pool: &Arc<Pool<T>>,
+        now: Moment,
+        chance: &mut Chance,
+    ) -> Option<Lease<T>> {
+        let tries = usize::from(self.tries);
+        if tries == TRIES_MAX {
+            return None;
+        }
+        for class in Class::BY_PREFERENCE {
+            for tier in &pool.tiers {
+                let (seats, slots, tried) = (&tier.seats, &pool.slots, &self.tried[..tries]);
+                let field = Field {
+                    seats,
+                    slots,
+                    tried,
+                    class,
+                    now,
+                };
+                if let Some(seat) = take(tier, &field, self.key, chance) {
+                    let seat = tier.seats[seat];
+                    self.tried[tries] = seat.slot;
+                    self.tries += 1;
+                    let lease = Lease {
+                        pool: Arc::clone(pool),
+                        index: seat.member.into(),
+                    };
+                    if pool.slots.hot(seat.slot).load().ejected() {
+                        pool.clear_ended_ejection(lease.index(), now);
+                    }
+                    return Some(lease);
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Chooses a seat and takes it; `None` when the tier has none that may be chosen.
+fn take(tier: &Tier, field: &Field<'_>, key: u64, chance: &mut Chance) -> Option<usize> {
+    for _ in 0..LOST_SEATS_MAX {
+        let seat = tier.policy.pick(field, key, chance)?;
+        if field.occupy(seat) {
+            return Some(seat);
+        }
+    }
+    (0..tier.seats.len()).find(|&seat| field.occupy(seat))
+}
+
+/// The right to use one backend, which counts as active until the lease is dropped.
+pub struct Lease<T> {
+    pool: Arc<Pool<T>>,
+    index: u32,
+}
+
+impl<T> Lease<T> {
+    pub fn pool(&self) -> &Arc<Pool<T>> {
+        &self.pool
+    }
+
+    /// Index among [`Pool::members`].
+    pub fn index(&self) -> usize {
+        self.index as usize
+    }
+
+    pub fn member(&self) -> &Member<T> {
+        &self.pool.members()[self.index()]
+    }
+
+    /// The backend accepted; to be told once. Ends its row of failures.
+    pub fn connected(&self) {
+        self.pool.live(self.index()).counters.connected();
+    }
+
+    /// The backend refused or did not answer. Counts, and may eject it.
+    pub fn connect_failed(&self, now: Moment) {
+        self.pool.connect_failed(self.index(), now);
+    }
+
+    pub fn add_bytes(&self, to_backend: u64, to_client: u64) {
+        self.pool
+            .live(self.index())
+            .counters
+            .add_bytes(to_backend, to_client);
+    }
+}
+
+impl<T> Drop for Lease<T> {
+    fn drop(&mut self) {
+        self.pool.live(self.index()).hot.vacate();
+    }
+}
+
+impl<T> fmt::Debug for Lease<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("pool", &self.pool.name())
+            .field("index", &self.index)
+            .finish()
+    }
+}

@@ -1,0 +1,205 @@
+//! `round_robin`: smooth weighted round robin, exact over all threads.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::Field;
+
+/// The position of one tier in its sequence, counted from its first pick on; never wraps. Shared
+/// by all threads and handed on over reloads. On cache lines of its own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(super) struct Turn(AtomicU64);
+
+/// One period of the sequence that nginx's smooth weighted round robin gives, worked out
+/// beforehand; what is left of a pick is to claim a position in it.
+#[derive(Debug)]
+pub(in crate::balance) struct RoundRobin {
+    sequence: Box<[u16]>,
+    turn: Arc<Turn>,
+}
+
+/// Longest sequence, 32 KiB, unless there are more seats than that. Where the weights add up to
+/// more (after division by their common divisor) they are scaled down: a share is then off by at
+/// most half of 1/16 384 of the tier, or by less than a whole of it for those that keep the least
+/// possible.
+const PERIOD_MAX: u64 = 16_384;
+
+/// Claims lost to other threads before the search goes on without claiming.
+const CLAIMS_MAX: u32 = 64;
+
+impl RoundRobin {
+    pub(super) fn new(weights: &[u16], turn: Arc<Turn>) -> Self {
+        RoundRobin {
+            sequence: smooth(&scaled(weights)).into(),
+            turn,
+        }
+    }
+
+    pub(super) fn turn(&self) -> &Arc<Turn> {
+        &self.turn
+    }
+
+    #[inline]
+    pub(super) fn pick(&self, field: &Field<'_>) -> Option<usize> {
+        let position = self.turn.0.fetch_add(1, Relaxed);
+        let seat = self.seat(position);
+        if field.has(seat) {
+            Some(seat)
+        } else {
+            self.pick_next(field)
+        }
+    }
+
+    /// Claims every position up to the first whose seat may be chosen: who is out gives up its
+    /// own turns, and the others keep theirs to each other in proportion.
+    #[cold]
+    fn pick_next(&self, field: &Field<'_>) -> Option<usize> {
+        let mut position = self.turn.0.load(Relaxed);
+        for _ in 0..CLAIMS_MAX {
+            let period = self.sequence.len() as u64;
+            let found = (position..position + period).find(|&at| field.has(self.seat(at)))?;
+            match self
+                .turn
+                .0
+                .compare_exchange_weak(position, found + 1, Relaxed, Relaxed)
+            {
+                Ok(_) => return Some(self.seat(found)),
+                Err(moved) => position = moved,
+            }
+        }
+        (0..field.len()).find(|&seat| field.has(seat))
+    }
+
+    #[inline]
+    fn seat(&self, position: u64) -> usize {
+        usize::from(self.sequence[(position % self.sequence.len() as u64) as usize])
+    }
+}
+
+/// Weights with the same proportions (see [`PERIOD_MAX`] for how nearly) and a bounded sum; each
+/// at least 1.
+fn scaled(weights: &[u16]) -> Vec<u64> {
+    let mut weights: Vec<u64> = weights.iter().map(|&weight| u64::from(weight)).collect();
+    debug_assert!(weights.iter().all(|&weight| weight > 0));
+    let sum: u64 = divide_by_common(&mut weights);
+    if sum > PERIOD_MAX {
+        for weight in &mut weights {
+            *weight = ((*weight * PERIOD_MAX + sum / 2) / sum).max(1);
+        }
+        divide_by_common(&mut weights);
+    }
+    weights
+}
+
+/// Returns the sum that is left.
+fn divide_by_common(weights: &mut [u64]) -> u64 {
+    let common = weights.iter().copied().fold(0, common_divisor).max(1);
+    weights.iter_mut().for_each(|weight| *weight /= common);
+    weights.iter().sum()
+}
+
+fn common_divisor(mut a: u64, mut b: u64) -> u64 {
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
+/// One period of nginx's algorithm: in each step every seat gains its weight, the first of those
+/// that have most is chosen and pays the sum of all weights.
+///
+/// Seats of one weight are chosen in their listed order, over and over; so it is enough to keep
+/// one balance for each weight that occurs, that of the seat whose turn is next.
+fn smooth(weights: &[u64]) -> Vec<u16> {
+    struct Group {
+        weight: i64,
+        seats: Vec<u16>,
+        /// Index into `seats` of the next in turn.
+        next: usize,
+        /// Times all of `seats` before `next` were chosen, less one round for those from it on.
+        rounds: i64,
+    }
+    let mut groups: Vec<Group> = Vec::new();
+    for (seat, &weight) in weights.iter().enumerate() {
+        let (seat, weight) = (seat as u16, weight as i64);
+        match groups.iter_mut().find(|group| group.weight == weight) {
+            Some(group) => group.seats.push(seat),
+            None => groups.push(Group {
+                weight,
+                seats: vec![seat],
+                next: 0,
+                rounds: 0,
+            }),
+        }
+    }
+    let sum: i64 = weights.iter().map(|&weight| weight as i64).sum();
+    let step = |time: i64| {
+        let balance = |group: &Group| group.weight * time - sum * group.rounds;
+        let first = |group: &Group| std::cmp::Reverse(group.seats[group.next]);
+        let chosen = groups
+            .iter_mut()
+            .max_by_key(|group| (balance(group), first(group)))?;
+        let seat = chosen.seats[chosen.next];
+        chosen.next += 1;
+        if chosen.next == chosen.seats.len() {
+            chosen.next = 0;
+            chosen.rounds += 1;
+        }
+        Some(seat)
+    };
+    (1..=sum).map_while(step).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// nginx's algorithm as its source has it (`ngx_http_upstream_get_peer`).
+    fn by_the_book(weights: &[u64]) -> Vec<u16> {
+        let sum: i64 = weights.iter().map(|&weight| weight as i64).sum();
+        let mut current = vec![0_i64; weights.len()];
+        (0..sum)
+            .map(|_| {
+                let mut best = 0;
+                for (seat, &weight) in weights.iter().enumerate() {
+                    current[seat] += weight as i64;
+                    if current[seat] > current[best] {
+                        best = seat;
+                    }
+                }
+                current[best] -= sum;
+                best as u16
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_sequence_is_that_of_nginx() {
+        assert_eq!(smooth(&[5, 1, 1]), [0, 0, 1, 0, 2, 0, 0]);
+        assert_eq!(smooth(&[1, 1, 1]), [0, 1, 2]);
+        let mut chance = super::super::Chance::seeded(3);
+        for _ in 0..200 {
+            let n = 1 + chance.below(12);
+            let weights: Vec<u64> = (0..n).map(|_| 1 + u64::from(chance.below(9))).collect();
+            assert_eq!(smooth(&weights), by_the_book(&weights), "{weights:?}");
+        }
+    }
+
+    #[test]
+    fn weights_are_divided_by_what_they_have_in_common() {
+        assert_eq!(scaled(&[100, 200, 300]), [1, 2, 3]);
+        assert_eq!(scaled(&[65_535; 4]), [1; 4]);
+    }
+
+    #[test]
+    fn a_long_period_is_scaled_and_nobody_loses_the_last_turn() {
+        let weights = scaled(&[65_535, 32_767, 1]);
+        assert_eq!(weights, [10_923, 5461, 1]);
+        let many: Vec<u16> = (1..=4096).collect();
+        let scaled = scaled(&many);
+        assert!(scaled.iter().all(|&weight| weight >= 1));
+        assert!(scaled.iter().sum::<u64>() <= PERIOD_MAX + 4096);
+    }
+}

@@ -1,0 +1,67 @@
+//! Where live records lie in memory: in chunks that never move, hot words side by side.
+
+use std::sync::Arc;
+
+use super::backend::Verdict;
+use super::live::{Counters, Hot, Live};
+
+/// Records per chunk. Their hot words fill eight cache lines, so a scan of 1000 backends reads
+/// 8 KiB.
+pub(super) const CHUNK_SLOTS: usize = 64;
+
+/// Live records of [`CHUNK_SLOTS`] backends.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(super) struct Chunk {
+    hot: [Hot; CHUNK_SLOTS],
+    counters: [Counters; CHUNK_SLOTS],
+}
+
+impl Chunk {
+    pub(super) fn new() -> Self {
+        Chunk {
+            hot: std::array::from_fn(|_| Hot::new(Verdict::Unchecked)),
+            counters: std::array::from_fn(|_| Counters::default()),
+        }
+    }
+
+    /// Makes a slot that no pool has the record of a backend that was never seen before.
+    pub(super) fn begin(&self, slot: usize, verdict: Verdict) {
+        self.counters[slot].reset();
+        self.hot[slot].reset(verdict);
+    }
+
+    pub(super) fn hot(&self, slot: usize) -> &Hot {
+        &self.hot[slot]
+    }
+}
+
+/// The chunks there were when a pool was built: enough for every slot of that pool, and read
+/// without a lock.
+#[derive(Clone, Debug)]
+pub(super) struct Slots(Box<[Arc<Chunk>]>);
+
+impl Slots {
+    pub(super) fn new(chunks: &[Arc<Chunk>]) -> Self {
+        Slots(chunks.into())
+    }
+
+    #[inline]
+    pub(super) fn hot(&self, slot: u32) -> &Hot {
+        let slot = slot as usize;
+        &self.0[slot / CHUNK_SLOTS].hot[slot % CHUNK_SLOTS]
+    }
+
+    #[inline]
+    pub(super) fn counters(&self, slot: u32) -> &Counters {
+        let slot = slot as usize;
+        &self.0[slot / CHUNK_SLOTS].counters[slot % CHUNK_SLOTS]
+    }
+
+    pub(super) fn live(&self, slot: u32) -> Live<'_> {
+        Live {
+            hot: self.hot(slot),
+            counters: self.counters(slot),
+        }
+    }
+}
