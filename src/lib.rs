@@ -40,7 +40,22 @@ pub mod balance {
 
 /// Floor 3: from TOML text to checked settings.
 pub mod config {
+    mod address;
+    mod check;
+    mod check_listener;
+    mod check_pool;
+    mod duration;
+    mod expand;
+    mod files;
+    mod keys;
+    mod ledger;
+    pub mod load;
+    pub mod mistakes;
+    pub mod print;
+    mod reader;
     pub mod settings;
+    mod suggest;
+    mod syntax;
 }
 
 /// Floor 3: sockets: listening, connecting, readiness.

@@ -1,1 +1,3 @@
 //! Every integration test: one binary, one harness, one link step.
+
+mod config;

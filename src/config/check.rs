@@ -1,0 +1,228 @@
+//! The one constructor of settings: reads every table, then checks them against each other.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::check_listener::{self, Draft};
+use crate::config::check_pool;
+use crate::config::ledger::{Place, Wrong};
+use crate::config::reader::{Found, Reader};
+use crate::config::settings::{AccessTarget, Global, Log, LogFormat, LogLevel, Settings};
+use crate::config::suggest;
+
+/// Longest name of a listener, pool or backend: they are labels of metrics and columns of tables.
+const NAME_CHARS_MAX: usize = 64;
+/// More data-plane threads serve nobody.
+const WORKERS_MAX: u32 = 256;
+
+/// The settings of all files together. Where a mistake was noted they hold something made up: the
+/// caller gives them away only when the ledger is empty.
+pub(crate) fn settings(roots: &[Reader<'_>]) -> Settings {
+    let listener_tables: Vec<Reader<'_>> = roots
+        .iter()
+        .flat_map(|root| root.tables("listener"))
+        .collect();
+    let pool_tables: Vec<Reader<'_>> = roots.iter().flat_map(|root| root.tables("pool")).collect();
+    note_lacks(roots, &listener_tables, &pool_tables);
+
+    let drafts: Vec<Draft> = listener_tables.iter().map(check_listener::draft).collect();
+    let pools: Vec<_> = pool_tables.iter().map(check_pool::pool).collect();
+    unique(
+        &listener_tables,
+        drafts.iter().map(|draft| draft.name.as_ref()),
+        "listener",
+    );
+    unique(
+        &pool_tables,
+        pools.iter().map(|(name, _)| name.as_ref()),
+        "pool",
+    );
+    if let Some(root) = roots.first() {
+        check_listener::note_shared_binds(root.ledger(), &drafts);
+    }
+    let names: Vec<Option<&Found<String>>> = pools.iter().map(|(name, _)| name.as_ref()).collect();
+    let listeners = link(&listener_tables, drafts, &names);
+    let pools = pools.into_iter().map(|(_, pool)| pool).collect();
+    Settings {
+        global: single(roots, "global", global),
+        log: single(roots, "log", log),
+        listeners,
+        pools,
+    }
+}
+
+fn note_lacks(roots: &[Reader<'_>], listeners: &[Reader<'_>], pools: &[Reader<'_>]) {
+    let Some(top) = roots.first() else { return };
+    let lacks = [
+        (
+            "listener",
+            listeners,
+            "add [[listener]] with name, bind and pool",
+        ),
+        (
+            "pool",
+            pools,
+            "add [[pool]] with a name and [[pool.backend]] with an address",
+        ),
+    ];
+    for (name, tables, hint) in lacks {
+        // Of the wrong type is another mistake than missing.
+        if tables.is_empty() && !roots.iter().any(|root| root.has(name)) {
+            let message = format!("there is no [[{name}]]");
+            top.ledger()
+                .note_lack(top.place().file, Wrong::new(message, hint));
+        }
+    }
+}
+
+/// Reads a table that only one of the files may have.
+fn single<T>(roots: &[Reader<'_>], name: &str, read: fn(&Reader<'_>) -> T) -> T {
+    let mut holders = roots.iter().filter(|root| root.has(name));
+    let Some(first) = holders.next().or(roots.first()) else {
+        unreachable!("there is always a top file")
+    };
+    let value = read(&first.table(name));
+    for second in holders {
+        let wrong = Wrong::new(
+            format!("[{name}] is set in two files"),
+            "keep one; the first is at",
+        );
+        let here = second.place_of_value(name);
+        second
+            .ledger()
+            .note_with(&here, wrong, &first.place_of_value(name));
+        // For the mistakes in it.
+        read(&second.table(name));
+    }
+    value
+}
+
+fn global(table: &Reader<'_>) -> Global {
+    let workers = table.word_or_number("workers", "auto", 1..=WORKERS_MAX);
+    Global {
+        workers: workers.and_then(|workers| usize::try_from(workers).ok()),
+        max_connections: table.number("max_connections", 1..=u32::MAX),
+        drain_timeout: table.duration("drain_timeout", Duration::ZERO),
+        hash_seed: table.text("hash_seed"),
+    }
+}
+
+fn log(table: &Reader<'_>) -> Log {
+    let levels = [
+        ("error", LogLevel::Error),
+        ("warn", LogLevel::Warn),
+        ("info", LogLevel::Info),
+        ("debug", LogLevel::Debug),
+        ("trace", LogLevel::Trace),
+    ];
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    Log {
+        level: table.choice("level", &levels, &[]),
+        format: table.choice("format", &formats, &[]),
+        access: table.parsed("access", "a string", access_target),
+    }
+}
+
+fn access_target(text: &str) -> Result<AccessTarget, Wrong> {
+    match text {
+        "off" => Ok(AccessTarget::Off),
+        "stdout" => Ok(AccessTarget::Stdout),
+        "stderr" => Ok(AccessTarget::Stderr),
+        // A bare word is more often a slip than a file in whatever folder lbd was started in.
+        path if path.contains(['/', '.']) && !path.ends_with('/') && !path.contains('\0') => {
+            Ok(AccessTarget::File(PathBuf::from(path)))
+        }
+        other => Err(Wrong::new(
+            format!("`access` cannot be {other:?}"),
+            "allowed: \"off\", \"stdout\", \"stderr\", or a file path such as \"/var/log/lbd/access.log\"",
+        )),
+    }
+}
+
+/// Listeners with their pool found by its name.
+fn link(
+    tables: &[Reader<'_>],
+    drafts: Vec<Draft>,
+    pools: &[Option<&Found<String>>],
+) -> Vec<crate::config::settings::Listener> {
+    let mut index: HashMap<&str, usize> = HashMap::new();
+    for (at, name) in pools.iter().enumerate() {
+        if let Some(name) = name {
+            index.entry(&name.value).or_insert(at);
+        }
+    }
+    // While the name of a pool is itself a mistake, no listener is blamed for not finding it.
+    let all_named = pools.iter().all(Option::is_some);
+    let mut listeners = Vec::with_capacity(drafts.len());
+    for (table, draft) in tables.iter().zip(drafts) {
+        let found = draft
+            .pool
+            .as_ref()
+            .and_then(|pool| index.get(pool.value.as_str()).copied());
+        if let (None, Some(pool), true) = (found, &draft.pool, all_named) {
+            let names = || pools.iter().flatten().map(|name| name.value.as_str());
+            let list: Vec<&str> = names().collect();
+            let hint = match (suggest::nearest(&pool.value, names()), list.is_empty()) {
+                (_, true) => "there is no [[pool]]".to_owned(),
+                (Some(near), _) => {
+                    format!(
+                        "did you mean {near:?}? pools: {}",
+                        suggest::listed(list.into_iter())
+                    )
+                }
+                (None, _) => format!("pools: {}", suggest::listed(list.into_iter())),
+            };
+            let message = format!("unknown pool {:?} in {}", pool.value, table.label());
+            table
+                .ledger()
+                .note_absence(&pool.place, Wrong::new(message, hint));
+        }
+        listeners.push(draft.finish(found.unwrap_or_default()));
+    }
+    listeners
+}
+
+/// Notes every name that an earlier table of its kind has.
+pub(crate) fn unique<'n>(
+    tables: &[Reader<'_>],
+    names: impl Iterator<Item = Option<&'n Found<String>>>,
+    what: &str,
+) {
+    let mut seen: HashMap<&str, &Place> = HashMap::new();
+    for (table, name) in tables.iter().zip(names) {
+        let Some(name) = name else { continue };
+        if let Some(first) = seen.get(name.value.as_str()) {
+            let message = format!("there are two {what}s named {:?}", name.value);
+            let wrong = Wrong::new(message, "give one another name; the first is at");
+            table.ledger().note_with(&name.place, wrong, first);
+        } else {
+            seen.insert(&name.value, &name.place);
+        }
+    }
+}
+
+/// The name of a listener or pool.
+pub(crate) fn name(text: &str) -> Result<String, Wrong> {
+    checked_name(text, "")
+}
+
+/// The name of a backend: it may also be an address.
+pub(crate) fn backend_name(text: &str) -> Result<String, Wrong> {
+    checked_name(text, "[]/")
+}
+
+fn checked_name(text: &str, further: &str) -> Result<String, Wrong> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "_.:-".contains(c) || further.contains(c);
+    let what = if text.is_empty() {
+        "is empty".to_owned()
+    } else if let Some(c) = text.chars().find(|c| !fits(*c)) {
+        format!("has the character {c:?}")
+    } else if text.len() > NAME_CHARS_MAX {
+        format!("has {} characters", text.len())
+    } else {
+        return Ok(text.to_owned());
+    };
+    let hint = format!("1 to {NAME_CHARS_MAX} of the letters, digits and _ . : -");
+    Err(Wrong::new(format!("the name {text:?} {what}"), hint))
+}

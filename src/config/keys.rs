@@ -1,0 +1,328 @@
+//! The table of every key a file may hold: what it defaults to, and whether this version of lbd has it yet.
+
+/// A table of the file and the keys it may hold.
+#[derive(Debug)]
+pub(crate) struct Section {
+    /// Dotted, as in a header; empty for the top level.
+    pub(crate) path: &'static str,
+    pub(crate) shape: Shape,
+    pub(crate) keys: &'static [Key],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// The top level.
+    Root,
+    /// `[log]`
+    Table,
+    /// `[[pool]]`
+    Array,
+    /// `ejection = { … }`
+    Inline,
+}
+
+#[derive(Debug)]
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+}
+
+#[derive(Debug)]
+pub(crate) enum Kind {
+    /// Must be there; with an example of its value, as TOML.
+    Required(&'static str),
+    /// May be left out and then has no fixed value; with an example of its value, as TOML.
+    Optional(&'static str),
+    /// Has a string, with this default.
+    Text(&'static str),
+    /// Has an integer, with this default.
+    Number(u32),
+    Section(&'static Section),
+    /// Known, but not built yet: only this value, which asks for nothing, is accepted.
+    NotYet(Off),
+}
+
+/// The value of a key that is not there yet with which it does nothing.
+#[derive(Debug)]
+pub(crate) enum Off {
+    /// There is none: the key itself asks for something.
+    Never,
+    Text(&'static str),
+    Duration(&'static str),
+    Zero,
+    EmptyArray,
+}
+
+pub(crate) static ROOT: Section = Section {
+    path: "",
+    shape: Shape::Root,
+    keys: &[
+        optional("include", "[\"conf.d/*.toml\"]"),
+        section("global", &GLOBAL),
+        section("log", &LOG),
+        section("listener", &LISTENER),
+        section("pool", &POOL),
+        not_yet("admin", Off::Never),
+        not_yet("ai", Off::Never),
+    ],
+};
+
+pub(crate) static GLOBAL: Section = Section {
+    path: "global",
+    shape: Shape::Table,
+    keys: &[
+        text("workers", "auto"),
+        number("max_connections", 100_000),
+        text("drain_timeout", "30s"),
+        text("hash_seed", ""),
+    ],
+};
+
+pub(crate) static LOG: Section = Section {
+    path: "log",
+    shape: Shape::Table,
+    keys: &[
+        text("level", "info"),
+        text("format", "text"),
+        text("access", "stdout"),
+    ],
+};
+
+pub(crate) static LISTENER: Section = Section {
+    path: "listener",
+    shape: Shape::Array,
+    keys: &[
+        required("name", "\"web\""),
+        required("bind", "\"0.0.0.0:8080\""),
+        text("mode", "tcp"),
+        required("pool", "\"web\""),
+        number("max_connections", 0),
+        text("idle_timeout", "10m"),
+        text("half_close_timeout", "1h"),
+        text("max_lifetime", "0s"),
+        not_yet("allow", Off::Never),
+        not_yet("deny", Off::EmptyArray),
+        not_yet("per_source", Off::Never),
+        not_yet("accept_proxy", Off::Never),
+        not_yet("tls", Off::Never),
+        not_yet("kernel", Off::Never),
+        not_yet("route", Off::EmptyArray),
+    ],
+};
+
+pub(crate) static POOL: Section = Section {
+    path: "pool",
+    shape: Shape::Array,
+    keys: &[
+        required("name", "\"web\""),
+        text("policy", "round_robin"),
+        text("hash_key", "source_ip"),
+        text("connect_timeout", "2s"),
+        number("retries", 2),
+        section("ejection", &EJECTION),
+        section("health", &HEALTH),
+        section("backend", &BACKEND),
+        not_yet("send_proxy", Off::Text("off")),
+        not_yet("tls", Off::Never),
+        not_yet("queue", Off::Never),
+        not_yet("slow_start", Off::Duration("0s")),
+        not_yet("panic_threshold", Off::Zero),
+        not_yet("drain", Off::Never),
+        not_yet("discover", Off::EmptyArray),
+    ],
+};
+
+pub(crate) static EJECTION: Section = Section {
+    path: "pool.ejection",
+    shape: Shape::Inline,
+    keys: &[
+        number("connect_failures", 3),
+        text("base", "5s"),
+        text("max", "60s"),
+        number("max_percent", 50),
+    ],
+};
+
+pub(crate) static HEALTH: Section = Section {
+    path: "pool.health",
+    shape: Shape::Table,
+    keys: &[
+        text("probe", "tcp"),
+        text("interval", "2s"),
+        text("timeout", "1s"),
+        number("rise", 2),
+        number("fall", 3),
+        text("fast_interval", "500ms"),
+        text("down_interval", "2s"),
+        number("port", 0),
+        text("path", "/"),
+        text("host", ""),
+        text("expect_status", "200-399"),
+        text("expect_body", ""),
+        not_yet("send", Off::Text("")),
+        not_yet("expect", Off::Text("")),
+        not_yet("command", Off::EmptyArray),
+    ],
+};
+
+pub(crate) static BACKEND: Section = Section {
+    path: "pool.backend",
+    shape: Shape::Array,
+    keys: &[
+        optional("name", "\"a\""),
+        required("address", "\"127.0.0.1:9001\""),
+        number("weight", 1),
+        number("priority", 0),
+        number("max_connections", 0),
+        not_yet("cost", Off::Zero),
+    ],
+};
+
+const fn required(name: &'static str, example: &'static str) -> Key {
+    Key {
+        name,
+        kind: Kind::Required(example),
+    }
+}
+
+const fn optional(name: &'static str, example: &'static str) -> Key {
+    Key {
+        name,
+        kind: Kind::Optional(example),
+    }
+}
+
+const fn text(name: &'static str, default: &'static str) -> Key {
+    Key {
+        name,
+        kind: Kind::Text(default),
+    }
+}
+
+const fn number(name: &'static str, default: u32) -> Key {
+    Key {
+        name,
+        kind: Kind::Number(default),
+    }
+}
+
+const fn section(name: &'static str, section: &'static Section) -> Key {
+    Key {
+        name,
+        kind: Kind::Section(section),
+    }
+}
+
+const fn not_yet(name: &'static str, off: Off) -> Key {
+    Key {
+        name,
+        kind: Kind::NotYet(off),
+    }
+}
+
+impl Section {
+    pub(crate) fn key(&self, name: &str) -> Option<&'static Key> {
+        self.keys.iter().find(|key| key.name == name)
+    }
+
+    /// How the section is opened in a file.
+    pub(crate) fn header(&self) -> String {
+        match self.shape {
+            Shape::Root => "the top level".to_owned(),
+            Shape::Table => format!("[{}]", self.path),
+            Shape::Array => format!("[[{}]]", self.path),
+            Shape::Inline => {
+                let (_, name) = self.path.rsplit_once('.').unwrap_or(("", self.path));
+                format!("{name} = {{ … }}")
+            }
+        }
+    }
+
+    /// The section and all within it.
+    pub(crate) fn all(&'static self) -> Vec<&'static Section> {
+        let mut list = vec![self];
+        for key in self.keys {
+            if let Kind::Section(inner) = key.kind {
+                list.extend(inner.all());
+            }
+        }
+        list
+    }
+}
+
+impl Key {
+    pub(crate) fn is_supported(&self) -> bool {
+        !matches!(self.kind, Kind::NotYet(_))
+    }
+
+    /// `key = value` with the default, or with an example where there is no default.
+    pub(crate) fn example(&self) -> String {
+        match self.kind {
+            Kind::Required(example) | Kind::Optional(example) => {
+                format!("{} = {example}", self.name)
+            }
+            Kind::Text(default) => format!("{} = {default:?}", self.name),
+            Kind::Number(default) => format!("{} = {default}", self.name),
+            Kind::Section(section) => section.header(),
+            Kind::NotYet(_) => self.name.to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DOCUMENTED: &str = include_str!("../../conf/lb.toml");
+
+    /// The lines of `conf/lb.toml` between the first header of the section and the next header.
+    fn documented_lines(section: &Section) -> Vec<&'static str> {
+        let lines = DOCUMENTED.lines().skip_while(|line| {
+            section.shape != Shape::Root
+                && line.split('#').next().unwrap().trim() != section.header()
+        });
+        let skipped = usize::from(section.shape != Shape::Root);
+        lines
+            .skip(skipped)
+            .take_while(|line| !line.starts_with('['))
+            .collect()
+    }
+
+    /// Each as `key = default  # what it is`, so that the file can be read instead of a manual.
+    /// What cannot stand in a runnable file stands behind a `#`.
+    #[test]
+    fn each_supported_key_has_its_line_in_the_documented_file() {
+        for section in ROOT
+            .all()
+            .into_iter()
+            .filter(|section| section.shape != Shape::Inline)
+        {
+            for key in section.keys.iter().filter(|key| key.is_supported()) {
+                let expected = match key.kind {
+                    Kind::Section(inner) if inner.shape == Shape::Inline => inline(key.name, inner),
+                    Kind::Section(inner) => {
+                        let found = DOCUMENTED
+                            .lines()
+                            .any(|line| line.starts_with(&inner.header()));
+                        assert!(found, "{} is not in conf/lb.toml", inner.header());
+                        continue;
+                    }
+                    Kind::Required(_) | Kind::Optional(_) => format!("{} = ", key.name),
+                    Kind::Text(_) | Kind::Number(_) | Kind::NotYet(_) => key.example(),
+                };
+                let line = documented_lines(section)
+                    .into_iter()
+                    .find(|line| line.trim_start_matches(['#', ' ']).starts_with(&expected));
+                let header = section.header();
+                let line = line.unwrap_or_else(|| panic!("{header} lacks the line `{expected}`"));
+                let comment = line.trim_start_matches('#').rsplit_once('#');
+                assert!(comment.is_some(), "`{line}` of {header} has no comment");
+            }
+        }
+    }
+
+    fn inline(name: &str, section: &Section) -> String {
+        let keys: Vec<String> = section.keys.iter().map(Key::example).collect();
+        format!("{name} = {{ {} }}", keys.join(", "))
+    }
+}
