@@ -11,6 +11,8 @@ pub mod base {
     pub mod addr;
     pub mod clock;
     pub mod wheel;
+    pub mod ending;
+    pub mod wall;
 }
 
 /// Floor 1: the only `unsafe` code: kernel calls that no safe wrapper offers.
@@ -22,7 +24,10 @@ pub mod sys {
 pub mod wire {}
 
 /// Floor 1: the process log and the access log.
-pub mod observe {}
+pub mod observe {
+    pub mod access;
+    pub mod escape;
+}
 
 /// Floor 2: which backend is taken, and why; pure: no sockets, no clock, no threads of its own.
 pub mod balance {
