@@ -1,0 +1,158 @@
+//! As many bytes as possible in one direction.
+
+use std::io;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+
+use crate::events::{Interest, Poller, ready, slot};
+use crate::exchange::Scratch;
+use crate::measure::{Common, Tally, Window, measure, print_bytes};
+use crate::net::{Moved, connected, receive_some, send_some};
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    common: Common,
+    #[arg(long, default_value_t = 4)]
+    connections: usize,
+    #[arg(long, value_enum, default_value_t = Direction::Down)]
+    direction: Direction,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Direction {
+    /// From the server (`--kind source`) to this client.
+    Down,
+    /// To the server (`--kind sink`), which has to confirm the count in the end.
+    Up,
+}
+
+pub(crate) fn run(args: Args) -> io::Result<()> {
+    let (tally, spent) = measure(args.common, |thread, window| {
+        let connections = args.common.share(args.connections, thread);
+        Loop::open(&args, connections)?.run(window)
+    })?;
+    print_bytes("bulk", &tally, &spent);
+    Ok(())
+}
+
+struct Loop {
+    poller: Poller,
+    flows: Vec<Flow>,
+    direction: Direction,
+    scratch: Scratch,
+}
+
+struct Flow {
+    stream: TcpStream,
+    /// In the warm-up too.
+    bytes: u64,
+    is_broken: bool,
+}
+
+impl Loop {
+    fn open(args: &Args, connections: usize) -> io::Result<Self> {
+        let poller = Poller::new()?;
+        let interest = match args.direction {
+            Direction::Down => Interest::Readable,
+            Direction::Up => Interest::Writable,
+        };
+        let mut flows = Vec::with_capacity(connections);
+        for slot in 0..connections {
+            let mut stream = connected(args.common.to)?;
+            poller.watch(&stream, slot, interest)?;
+            if args.direction == Direction::Down {
+                stream.write_all(b"!")?;
+            }
+            flows.push(Flow {
+                stream,
+                bytes: 0,
+                is_broken: false,
+            });
+        }
+        Ok(Self {
+            poller,
+            flows,
+            direction: args.direction,
+            scratch: Scratch::new(),
+        })
+    }
+
+    fn run(mut self, window: Window) -> io::Result<Tally> {
+        let mut tally = Tally::new();
+        let mut ready = ready();
+        loop {
+            let now = Instant::now();
+            if now >= window.until {
+                break;
+            }
+            self.poller.wait(&mut ready, Some(window.until - now))?;
+            let counts = window.counts(Instant::now());
+            for event in &ready {
+                let bytes = self.step(slot(event), &mut tally);
+                tally.bytes += if counts { bytes } else { 0 };
+            }
+        }
+        if self.direction == Direction::Up {
+            self.confirm(&mut tally);
+        }
+        Ok(tally)
+    }
+
+    fn step(&mut self, slot: usize, tally: &mut Tally) -> u64 {
+        let flow = &mut self.flows[slot];
+        let moved = match self.direction {
+            Direction::Down => receive_some(&flow.stream, &mut self.scratch.incoming),
+            Direction::Up => send_some(&flow.stream, &self.scratch.outgoing),
+        };
+        let bytes = moved.and_then(|moved| match moved {
+            Moved::Bytes(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Moved::Bytes(count) => Ok(count as u64),
+            Moved::WouldBlock => Ok(0),
+        });
+        match bytes {
+            Ok(bytes) => {
+                flow.bytes += bytes;
+                bytes
+            }
+            Err(error) => {
+                tally.error(&error);
+                flow.is_broken = true;
+                // Fails only if it was not watched, and then there is nothing to forget.
+                let _ = self.poller.forget(&flow.stream);
+                0
+            }
+        }
+    }
+
+    /// Whatever was sent has to have arrived: a difference is an error.
+    fn confirm(&mut self, tally: &mut Tally) {
+        for flow in self.flows.iter_mut().filter(|flow| !flow.is_broken) {
+            match flow.count_at_server() {
+                Ok(count) if count == flow.bytes => {}
+                Ok(count) => {
+                    let text = format!("sent {} bytes, {count} arrived", flow.bytes);
+                    tally.error(&io::Error::other(text));
+                }
+                Err(error) => tally.error(&error),
+            }
+        }
+    }
+}
+
+/// How long the rest of an upload may take to drain.
+const CONFIRM_WAIT: Duration = Duration::from_secs(5);
+
+impl Flow {
+    fn count_at_server(&mut self) -> io::Result<u64> {
+        self.stream.set_nonblocking(false)?;
+        self.stream.set_read_timeout(Some(CONFIRM_WAIT))?;
+        self.stream.shutdown(Shutdown::Write)?;
+        let mut count = [0; 8];
+        self.stream.read_exact(&mut count)?;
+        Ok(u64::from_be_bytes(count))
+    }
+}

@@ -1,0 +1,150 @@
+//! What the whole machine spent, from `/proc`.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::time::Instant;
+
+/// Kernel ticks per second in `/proc` (USER_HZ): 100 on every Linux architecture we run on.
+const USER_HZ: f64 = 100.0;
+
+/// A reading of the machine's clocks.
+#[derive(Debug)]
+pub(crate) struct Reading {
+    at: Instant,
+    cpus: usize,
+    /// Idle, waiting for I/O, and stolen by the hypervisor; ticks over all CPUs.
+    unused: u64,
+}
+
+impl Reading {
+    pub(crate) fn now() -> io::Result<Self> {
+        let stat = fs::read_to_string("/proc/stat")?;
+        let at = Instant::now();
+        let total = stat.lines().next().unwrap_or_default();
+        let ticks: Vec<u64> = total
+            .split_whitespace()
+            .skip(1)
+            .filter_map(|t| t.parse().ok())
+            .collect();
+        let [
+            _user,
+            _nice,
+            _system,
+            idle,
+            iowait,
+            _irq,
+            _softirq,
+            steal,
+            ..,
+        ] = ticks[..]
+        else {
+            return Err(io::Error::other(
+                "/proc/stat has fewer columns than expected",
+            ));
+        };
+        let cpus = stat
+            .lines()
+            .skip(1)
+            .take_while(|line| line.starts_with("cpu"))
+            .count();
+        Ok(Self {
+            at,
+            cpus,
+            unused: idle + iowait + steal,
+        })
+    }
+
+    pub(crate) fn seconds_since(&self, earlier: &Reading) -> f64 {
+        (self.at - earlier.at).as_secs_f64()
+    }
+
+    /// CPU seconds of all CPUs since `earlier`. Wall time less idle time, and not the sum of the
+    /// busy columns: those are sampled at ticks, idle time is measured.
+    pub(crate) fn busy_seconds_since(&self, earlier: &Reading) -> f64 {
+        let unused = self.unused.saturating_sub(earlier.unused) as f64 / USER_HZ;
+        (self.seconds_since(earlier) * self.cpus as f64 - unused).max(0.0)
+    }
+
+    /// The share of all CPUs that was busy since `earlier`.
+    pub(crate) fn busy_share_since(&self, earlier: &Reading) -> f64 {
+        self.busy_seconds_since(earlier) / (self.seconds_since(earlier) * self.cpus as f64)
+    }
+}
+
+/// CPU time of processes outside of our family: the parent of this process and all its children,
+/// that is, the script that started generator, server and proxy. It is a hint at disturbed
+/// measurements, not exact: softirq time and processes that ended are missing.
+#[derive(Debug)]
+pub(crate) struct Strangers {
+    ticks: HashMap<u32, u64>,
+}
+
+impl Strangers {
+    pub(crate) fn now() -> io::Result<Self> {
+        let mut processes = HashMap::new();
+        for entry in fs::read_dir("/proc")? {
+            let name = entry?.file_name();
+            let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
+                continue;
+            };
+            // A process may have ended since it was listed.
+            if let Some(process) = Process::read(pid) {
+                processes.insert(pid, process);
+            }
+        }
+        let family = std::os::unix::process::parent_id();
+        let ticks = processes
+            .iter()
+            .filter(|(pid, process)| !process.is_kernel && !descends(**pid, family, &processes))
+            .map(|(pid, process)| (*pid, process.ticks))
+            .collect();
+        Ok(Self { ticks })
+    }
+
+    pub(crate) fn seconds_since(&self, earlier: &Strangers) -> f64 {
+        let spent = |(pid, ticks): (&u32, &u64)| {
+            ticks.saturating_sub(earlier.ticks.get(pid).copied().unwrap_or(0))
+        };
+        self.ticks.iter().map(spent).sum::<u64>() as f64 / USER_HZ
+    }
+}
+
+#[derive(Debug)]
+struct Process {
+    parent: u32,
+    ticks: u64,
+    is_kernel: bool,
+}
+
+impl Process {
+    fn read(pid: u32) -> Option<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name in parentheses may hold spaces; the fields after it may not.
+        let fields: Vec<&str> = stat[stat.rfind(')')? + 1..].split_whitespace().collect();
+        let parent = fields.get(1)?.parse().ok()?;
+        let user: u64 = fields.get(11)?.parse().ok()?;
+        let system: u64 = fields.get(12)?.parse().ok()?;
+        // Kernel threads are children of kthreadd, process 2.
+        Some(Self {
+            parent,
+            ticks: user + system,
+            is_kernel: pid == 2 || parent == 2,
+        })
+    }
+}
+
+fn descends(pid: u32, ancestor: u32, processes: &HashMap<u32, Process>) -> bool {
+    let mut at = pid;
+    // Ids are reused, so a torn listing could close a ring; no family tree is deeper than this.
+    for _ in 0..64 {
+        if at == ancestor {
+            return true;
+        }
+        match processes.get(&at) {
+            Some(process) => at = process.parent,
+            None => return false,
+        }
+    }
+    false
+}
