@@ -68,6 +68,10 @@ impl Wheel {
         self.occupied[slot / 64] |= 1 << (slot % 64);
     }
 
+    pub fn is_set(&self, owner: u32) -> bool {
+        self.links.get(owner as usize).is_some_and(|link| link.slot != NONE)
+    }
+
     /// Takes the alarm of `owner` out, if it has one.
     pub fn clear(&mut self, owner: u32) {
         let Some(link) = self.links.get_mut(owner as usize) else { return };

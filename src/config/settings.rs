@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::balance::health::{Ejection, Thresholds};
 use crate::balance::policy::PolicyKind;
 use crate::base::addr::Endpoint;
+pub use crate::observe::access::{Format as LogFormat, Target as AccessTarget};
 
 /// One whole, checked configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,20 +45,6 @@ pub enum LogLevel {
     Info,
     Debug,
     Trace,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    Text,
-    Json,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AccessTarget {
-    Off,
-    Stdout,
-    Stderr,
-    File(PathBuf),
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -8,7 +8,7 @@ use rustix::net::sockopt;
 
 use super::route::Upstream;
 use super::session::Context;
-use crate::balance::lease::{Candidates, Lease};
+use crate::balance::pool::{Candidates, Lease};
 use crate::base::addr::{Endpoint, Side};
 use crate::base::clock::Moment;
 use crate::base::ending::Termination;

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use super::connecting::{Connected, Connecting, Failed, Outcome};
 use super::route::{Admission, ProcessCount, Route};
 use crate::balance::chance::Chance;
-use crate::balance::lease::Lease;
+use crate::balance::pool::Lease;
 use crate::base::addr::{ClientAddr, Endpoint, Side};
 use crate::base::clock::Moment;
 use crate::base::ending::{Phase, RelayPath, Termination};
@@ -195,11 +195,7 @@ impl Session {
             }
             Outcome::Connected(connected) => {
                 let relaying = Relaying::new(connected, cx.now);
-                match self.relay(relaying, cx) {
-                    // The alarm of the connect is sooner than the relay needs, and will see.
-                    Next::Waits => Next::Waits,
-                    next => next,
-                }
+                self.relay(relaying, cx)
             }
             Outcome::Failed(failed) => {
                 self.fail(Phase::Connect, failed, cx);
@@ -354,9 +350,6 @@ struct Closing<'a> {
 impl Account {
     fn close(&self, closing: Closing<'_>, cx: &mut Context<'_>) {
         self.route.tally.count_end(closing.termination);
-        if !cx.log.is_on() {
-            return;
-        }
         let record = Record {
             listener: &self.route.listener,
             client: self.client,
@@ -414,7 +407,7 @@ impl Relaying {
         }
         let last = self.duplex.moved_at.max(self.progress_at);
         let half = last + max / 2;
-        if now < half && !self.duplex.blocked() {
+        if now < half && self.duplex.blocked_by().is_none() {
             return Silence::LookAgain(half);
         }
         match self.duplex.acknowledged_mark() {
@@ -432,7 +425,7 @@ impl Relaying {
         // With bytes under way the reader's progress is looked for more often, so that its end
         // is noticed within a tenth of the limit.
         let soon = now + (max / 10).max(TICK);
-        let under_way = self.duplex.blocked() || self.acknowledged != 0;
+        let under_way = self.duplex.blocked_by().is_some() || self.acknowledged != 0;
         Silence::LookAgain(if under_way { soon.min(end) } else { end })
     }
 

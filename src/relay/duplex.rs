@@ -100,9 +100,15 @@ impl Duplex {
         self.first_closed.is_some()
     }
 
-    /// Bytes were read that their sink does not take.
-    pub fn blocked(&self) -> bool {
-        self.to_backend.holds_bytes() || self.to_client.holds_bytes()
+    /// The side that does not take the bytes that were read for it.
+    pub fn blocked_by(&self) -> Option<Side> {
+        if self.to_client.holds_bytes() {
+            Some(Side::Client)
+        } else if self.to_backend.holds_bytes() {
+            Some(Side::Backend)
+        } else {
+            None
+        }
     }
 
     pub fn backend(&self) -> &Peer {

@@ -1,0 +1,154 @@
+//! What workers and the control thread share: one snapshot, swapped whole, and each worker's
+//! inbox and load.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::proxy::route::{ProcessCount, Route};
+use crate::proxy::session::Arrival;
+
+/// Number of a listening address; never used twice in a process.
+pub type BindId = u32;
+
+/// Everything that changes together: which route the clients of each listening address take.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// By [`BindId`]; `None` for addresses that are no longer listened on.
+    pub routes: Vec<Option<Arc<Route>>>,
+}
+
+/// A request to a worker.
+#[derive(Debug)]
+pub enum Message {
+    /// A client accepted by a busier worker.
+    Arrival(Arrival),
+    /// Accept on this socket.
+    Listen { bind: BindId, socket: Arc<OwnedFd>, exclusive: bool },
+    /// Serve who waits on this address already, then close it.
+    Unlisten { bind: BindId },
+    /// The same for all addresses; end when the last session does.
+    Drain,
+    /// End now: sessions that are left are reset.
+    Stop,
+}
+
+/// Messages a worker may have waiting. Arrivals beyond it stay with who accepted them.
+const INBOX_MAX: usize = 4096;
+
+#[derive(Debug)]
+pub struct Shared {
+    snapshot: ArcSwap<Snapshot>,
+    /// Grows with every snapshot, so that a worker sees a change with one load.
+    version: AtomicU64,
+    pub process: Arc<ProcessCount>,
+    pub workers: Box<[Desk]>,
+    /// Sessions ended by a panic, which is a bug.
+    pub panics: AtomicU64,
+}
+
+/// One worker as the others see it. Aligned so that loads are not slowed by a neighbour's.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct Desk {
+    load: AtomicU32,
+    inbox: Mutex<Vec<Message>>,
+    bell: OwnedFd,
+}
+
+impl Shared {
+    pub fn new(workers: usize, max_connections: u32) -> io::Result<Self> {
+        let desks = (0..workers).map(|_| Desk::new()).collect::<io::Result<_>>()?;
+        Ok(Shared {
+            snapshot: ArcSwap::from_pointee(Snapshot::default()),
+            version: AtomicU64::new(0),
+            process: Arc::new(ProcessCount::new(max_connections)),
+            workers: desks,
+            panics: AtomicU64::new(0),
+        })
+    }
+
+    pub fn publish(&self, snapshot: Arc<Snapshot>) {
+        self.snapshot.store(snapshot);
+        self.version.fetch_add(1, Release);
+    }
+
+    pub fn version(&self) -> u64 {
+        self.version.load(Acquire)
+    }
+
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// The worker that should take a client accepted by `me`: another one only when it has
+    /// clearly fewer sessions, because handing over costs two calls and a wake-up.
+    pub fn taker_for(&self, me: usize) -> usize {
+        let mine = self.workers[me].load();
+        let loads = self.workers.iter().map(Desk::load).enumerate();
+        match loads.min_by_key(|&(_, load)| load) {
+            Some((other, least)) if mine > least + least / 4 + CLEARLY_BUSIER => other,
+            _ => me,
+        }
+    }
+}
+
+/// Sessions more than the least loaded worker's five quarters that make a worker clearly busier.
+const CLEARLY_BUSIER: u32 = 4;
+
+impl Desk {
+    fn new() -> io::Result<Self> {
+        Ok(Desk {
+            load: AtomicU32::new(0),
+            inbox: Mutex::new(Vec::new()),
+            bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        })
+    }
+
+    /// Sessions of this worker.
+    pub fn load(&self) -> u32 {
+        self.load.load(Relaxed)
+    }
+
+    pub fn set_load(&self, sessions: u32) {
+        self.load.store(sessions, Relaxed);
+    }
+
+    /// Readable while messages wait.
+    pub fn bell(&self) -> &OwnedFd {
+        &self.bell
+    }
+
+    /// Leaves a message and wakes the worker.
+    pub fn send(&self, message: Message) {
+        self.lock().push(message);
+        // Fails only when the counter is full, and then the worker is awake.
+        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+    }
+
+    /// Leaves a client, unless too many messages wait.
+    pub fn hand_over(&self, arrival: Arrival) -> Result<(), Arrival> {
+        if self.lock().len() >= INBOX_MAX {
+            return Err(arrival);
+        }
+        self.send(Message::Arrival(arrival));
+        Ok(())
+    }
+
+    /// Takes all messages and stills the bell.
+    pub fn take(&self) -> Vec<Message> {
+        let _ = rustix::io::read(&self.bell, &mut [0; 8]);
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Message>> {
+        // A push or a take cannot leave the list half done.
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

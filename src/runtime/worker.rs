@@ -1,0 +1,363 @@
+//! A worker: one thread, one poller, its own listening sockets and its sessions until they end.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use super::sessions::{Sessions, Source};
+use super::shared::{BindId, Message, Shared};
+use crate::balance::chance::Chance;
+use crate::base::addr::ClientAddr;
+use crate::base::clock::Moment;
+use crate::base::ending::Termination;
+use crate::base::wheel::Wheel;
+use crate::net::listen::{Accepted, accept};
+use crate::net::poller::{Events, Interest, Poller, Readiness};
+use crate::observe::access::LineWriter;
+use crate::proxy::route::Route;
+use crate::proxy::session::{Arrival, Context, Next, Session};
+use crate::relay::direction::Tools;
+use crate::relay::pipe::Pipes;
+
+/// Bytes moved by one read. Larger gains little; a worker has one such buffer.
+const SCRATCH_BYTES: usize = 64 * 1024;
+
+/// Clients taken from one listening socket in one wake-up, so that sessions are not kept waiting.
+const ACCEPTS_MAX: u32 = 64;
+
+/// How long accepting rests when descriptors or memory ran out.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+
+/// Control token of the inbox; listening sockets use their place in the list.
+const BELL: u32 = u32::MAX;
+
+/// When a session that was just opened, or is busy as its alarm rings, looks at its deadlines.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub struct Worker {
+    me: usize,
+    shared: Arc<Shared>,
+    version: u64,
+    poller: Poller,
+    wheel: Wheel,
+    sessions: Sessions,
+    listening: Vec<Option<Listening>>,
+    /// Accepting rests until then.
+    rests_until: Option<Moment>,
+    /// Sessions that asked for another turn.
+    again: Vec<u32>,
+    drains: bool,
+    now: Moment,
+    scratch: Box<[u8]>,
+    pipes: Pipes,
+    chance: Chance,
+    log: LineWriter,
+}
+
+#[derive(Debug)]
+struct Listening {
+    bind: BindId,
+    socket: Arc<OwnedFd>,
+    interest: Interest,
+    route: Option<Arc<Route>>,
+    /// Clients to try for in one wake-up: doubles while the queue is not emptied, so that a quiet
+    /// listener costs no call that finds nothing and a busy one is served in batches.
+    batch: u32,
+}
+
+impl Worker {
+    pub fn new(me: usize, shared: Arc<Shared>, log: LineWriter, seed: u64) -> io::Result<Self> {
+        let poller = Poller::new()?;
+        let bell = shared.workers[me].bell();
+        poller.watch(bell, Sessions::control(BELL), Interest::ReadLevel)?;
+        let now = Moment::now();
+        Ok(Worker {
+            me,
+            version: 0,
+            poller,
+            wheel: Wheel::new(now),
+            sessions: Sessions::default(),
+            listening: Vec::new(),
+            rests_until: None,
+            again: Vec::new(),
+            drains: false,
+            now,
+            scratch: vec![0; SCRATCH_BYTES].into(),
+            pipes: Pipes::default(),
+            chance: Chance::seeded(seed),
+            log,
+            shared,
+        })
+    }
+
+    /// Serves until it has drained or was stopped.
+    pub fn run(mut self) -> io::Result<()> {
+        let mut events = Events::new();
+        let mut rung = Vec::new();
+        while !(self.drains && self.sessions.is_empty()) {
+            self.poller.wait(&mut events, self.patience())?;
+            self.now = Moment::now();
+            for (token, readiness) in events.iter() {
+                match self.sessions.source(token) {
+                    Source::Session { number, side } => {
+                        self.act(number, |session, cx| session.notice(side, readiness, cx));
+                    }
+                    Source::Control(BELL) => {
+                        if self.read_messages().is_break() {
+                            return Ok(());
+                        }
+                    }
+                    Source::Control(place) => self.accept_some(place as usize, readiness)?,
+                    Source::Stale => {}
+                }
+            }
+            for number in std::mem::take(&mut self.again) {
+                self.act(number, Session::turn);
+            }
+            self.wheel.advance(self.now, &mut rung);
+            for number in rung.drain(..) {
+                self.act(number, Session::alarm);
+            }
+            self.end_rest()?;
+            self.shared.workers[self.me].set_load(self.sessions.len());
+            self.log.flush();
+        }
+        Ok(())
+    }
+
+    /// How long the next wait may be.
+    fn patience(&self) -> Option<Duration> {
+        if !self.again.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let alarm = self.wheel.next_due(self.now);
+        let rest = self.rests_until.map(|until| until.since(self.now));
+        match (alarm, rest) {
+            (Some(alarm), Some(rest)) => Some(alarm.min(rest)),
+            (alarm, rest) => alarm.or(rest),
+        }
+    }
+
+    /// Lets a session act and does what it asks for. A panic ends that session only.
+    fn act(
+        &mut self,
+        number: u32,
+        step: impl FnOnce(&mut Session, &mut Context<'_>) -> Next,
+    ) {
+        let Some(session) = self.sessions.get(number) else { return };
+        let mut cx = Context {
+            now: self.now,
+            poller: &self.poller,
+            tools: Tools { scratch: &mut self.scratch, pipes: &mut self.pipes },
+            chance: &mut self.chance,
+            log: &mut self.log,
+            process: &self.shared.process,
+        };
+        match catch_unwind(AssertUnwindSafe(|| step(session, &mut cx))) {
+            Ok(next) => self.follow(number, next),
+            Err(_) => {
+                self.shared.panics.fetch_add(1, Relaxed);
+                self.retire(number);
+            }
+        }
+    }
+
+    fn follow(&mut self, number: u32, next: Next) {
+        match next {
+            Next::Waits => {}
+            Next::WaitsUntil(at) => self.wheel.set(number, at),
+            Next::Again => {
+                self.again.push(number);
+                if !self.wheel.is_set(number) {
+                    self.wheel.set(number, self.now + LOOK_AGAIN);
+                }
+            }
+            Next::Over => self.retire(number),
+        }
+    }
+
+    fn retire(&mut self, number: u32) {
+        self.wheel.clear(number);
+        self.sessions.remove(number);
+    }
+
+    fn open(&mut self, arrival: Arrival) {
+        let number = self.sessions.reserve();
+        let tokens = self.sessions.tokens(number);
+        let mut cx = Context {
+            now: self.now,
+            poller: &self.poller,
+            tools: Tools { scratch: &mut self.scratch, pipes: &mut self.pipes },
+            chance: &mut self.chance,
+            log: &mut self.log,
+            process: &self.shared.process,
+        };
+        match catch_unwind(AssertUnwindSafe(|| Session::open(arrival, tokens, &mut cx))) {
+            Ok(Some((session, next))) => {
+                self.sessions.put(number, session);
+                self.wheel.set(number, self.now + LOOK_AGAIN);
+                self.follow(number, next);
+            }
+            Ok(None) => self.sessions.remove(number),
+            Err(_) => {
+                self.shared.panics.fetch_add(1, Relaxed);
+                self.sessions.remove(number);
+            }
+        }
+    }
+
+    fn accept_some(&mut self, place: usize, _: Readiness) -> io::Result<()> {
+        self.refresh_routes();
+        let Some(Some(listening)) = self.listening.get_mut(place) else { return Ok(()) };
+        let Some(route) = listening.route.clone() else { return Ok(()) };
+        let socket = listening.socket.clone();
+        let batch = listening.batch;
+        for taken in 0..batch {
+            match accept(&socket)? {
+                Accepted::Client(socket, client) => self.place_client(socket, client, &route),
+                Accepted::Gone => route.tally.count_accept_error(),
+                Accepted::Empty => {
+                    self.set_batch(place, taken.max(1));
+                    return Ok(());
+                }
+                Accepted::Exhausted(error) => {
+                    route.tally.count_accept_error();
+                    return self.rest(error.into());
+                }
+            }
+        }
+        self.set_batch(place, (batch * 2).min(ACCEPTS_MAX));
+        Ok(())
+    }
+
+    fn set_batch(&mut self, place: usize, batch: u32) {
+        if let Some(Some(listening)) = self.listening.get_mut(place) {
+            listening.batch = batch;
+        }
+    }
+
+    /// Serves a client here, or has a clearly less busy worker do it.
+    fn place_client(&mut self, socket: OwnedFd, client: ClientAddr, route: &Arc<Route>) {
+        let arrival =
+            Arrival { socket, client, route: route.clone(), accepted_at: self.now };
+        self.shared.workers[self.me].set_load(self.sessions.len());
+        let taker = self.shared.taker_for(self.me);
+        let kept = if taker == self.me {
+            Err(arrival)
+        } else {
+            self.shared.workers[taker].hand_over(arrival)
+        };
+        if let Err(arrival) = kept {
+            self.open(arrival);
+        }
+    }
+
+    /// One load while nothing changed.
+    fn refresh_routes(&mut self) {
+        let version = self.shared.version();
+        if version == self.version {
+            return;
+        }
+        self.version = version;
+        let snapshot = self.shared.snapshot();
+        for listening in self.listening.iter_mut().flatten() {
+            if let Some(Some(route)) = snapshot.routes.get(listening.bind as usize) {
+                listening.route = Some(route.clone());
+            }
+        }
+    }
+
+    fn read_messages(&mut self) -> std::ops::ControlFlow<()> {
+        for message in self.shared.workers[self.me].take() {
+            match message {
+                Message::Arrival(arrival) => self.open(arrival),
+                Message::Listen { bind, socket, exclusive } => {
+                    self.listen(bind, socket, exclusive);
+                }
+                Message::Unlisten { bind } => {
+                    for place in 0..self.listening.len() {
+                        if matches!(&self.listening[place], Some(one) if one.bind == bind) {
+                            self.unlisten(place);
+                        }
+                    }
+                }
+                Message::Drain => {
+                    for place in 0..self.listening.len() {
+                        self.unlisten(place);
+                    }
+                    self.drains = true;
+                }
+                Message::Stop => {
+                    self.stop();
+                    return std::ops::ControlFlow::Break(());
+                }
+            }
+        }
+        std::ops::ControlFlow::Continue(())
+    }
+
+    fn listen(&mut self, bind: BindId, socket: Arc<OwnedFd>, exclusive: bool) {
+        let interest =
+            if exclusive { Interest::ReadLevelExclusive } else { Interest::ReadLevel };
+        let token = Sessions::control(self.listening.len() as u32);
+        if let Err(error) = self.poller.watch(&*socket, token, interest) {
+            tracing::error!(%error, "a listening socket cannot be watched");
+            return;
+        }
+        let route = self.shared.snapshot().routes.get(bind as usize).cloned().flatten();
+        self.listening.push(Some(Listening { bind, socket, interest, route, batch: 1 }));
+    }
+
+    /// Serves the clients whose connections the kernel has completed, because closing the socket
+    /// would reset them, then closes it.
+    fn unlisten(&mut self, place: usize) {
+        let Some(Some(listening)) = self.listening.get_mut(place) else { return };
+        let socket = listening.socket.clone();
+        if let Some(route) = listening.route.clone() {
+            while let Ok(Accepted::Client(socket, client)) = accept(&socket) {
+                let arrival = Arrival { socket, client, route: route.clone(), accepted_at: self.now };
+                self.open(arrival);
+            }
+        }
+        let _ = self.poller.unwatch(&*socket);
+        self.listening[place] = None;
+    }
+
+    fn stop(&mut self) {
+        for number in self.sessions.numbers() {
+            self.act(number, |session, cx| {
+                session.kill(Termination::Drained, cx);
+                Next::Over
+            });
+        }
+        self.log.flush();
+    }
+
+    /// Stops accepting for a moment: clients wait in the kernel's queue, nothing spins.
+    fn rest(&mut self, error: io::Error) -> io::Result<()> {
+        tracing::warn!(%error, "accepting pauses: descriptors or memory ran out");
+        for listening in self.listening.iter().flatten() {
+            self.poller.unwatch(&*listening.socket)?;
+        }
+        self.rests_until = Some(self.now + EXHAUSTED_PAUSE);
+        Ok(())
+    }
+
+    fn end_rest(&mut self) -> io::Result<()> {
+        if self.rests_until.is_none_or(|until| self.now < until) {
+            return Ok(());
+        }
+        self.rests_until = None;
+        for (place, listening) in self.listening.iter().enumerate() {
+            if let Some(listening) = listening {
+                let token = Sessions::control(place as u32);
+                self.poller.watch(&*listening.socket, token, listening.interest)?;
+            }
+        }
+        Ok(())
+    }
+}
