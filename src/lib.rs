@@ -87,7 +87,12 @@ pub mod proxy {
 
 /// Floor 6: threads and their life: workers, the control thread, reload, drain.
 pub mod runtime {
+    pub mod control;
+    mod descriptors;
+    mod plan;
+    pub mod probing;
     pub mod sessions;
     pub mod shared;
+    pub mod state;
     pub mod worker;
 }

@@ -1,7 +1,6 @@
 //! The checked configuration: what the floors above may rely on. Nothing here is text any more.
 
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::balance::health::{Ejection, Thresholds};

@@ -301,6 +301,9 @@ impl Worker {
     }
 
     fn listen(&mut self, bind: BindId, socket: Arc<OwnedFd>, exclusive: bool) {
+        if self.listening.iter().flatten().any(|one| one.bind == bind) {
+            return;
+        }
         let interest =
             if exclusive { Interest::ReadLevelExclusive } else { Interest::ReadLevel };
         let token = Sessions::control(self.listening.len() as u32);

@@ -1,0 +1,384 @@
+//! The control plane: starts the workers, applies configurations, drains. Every change, whoever
+//! asks for it, comes through [`Control::run`] one after the other.
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+
+use super::descriptors;
+use super::plan::{Plan, Registry};
+use super::probing::Probing;
+use super::shared::{BindId, Message, Shared};
+use super::state::State;
+use super::worker::Worker;
+use crate::balance::backend::Wish;
+use crate::base::addr::Endpoint;
+use crate::base::clock::Moment;
+use crate::config::settings::{Listener, Settings};
+use crate::net::listen;
+use crate::observe::access::AccessLog;
+
+/// Longest time bytes may stay unacknowledged when a listener sets no idle timeout.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(15 * 60);
+
+/// Requests that may wait for the control loop.
+const COMMANDS_MAX: usize = 64;
+
+/// A request to the control loop.
+#[derive(Debug)]
+pub enum Command {
+    /// Apply other settings; all of them or, with the answer saying why, none.
+    Reload(Box<Settings>, oneshot::Sender<Result<Reloaded, StartError>>),
+    /// Close the log files and open them again by name.
+    ReopenLogs,
+    State(oneshot::Sender<State>),
+    /// What the operator wants of one backend; the answer is false when there is no such one.
+    Wish { pool: String, backend: String, wish: Wish, done: oneshot::Sender<bool> },
+    /// Accept nothing more, let sessions end until the timeout, then reset the rest.
+    Drain(Duration),
+    /// End at once.
+    Stop,
+}
+
+/// What a reload did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    /// Changes that the running process cannot make, in words.
+    pub needs_restart: Vec<String>,
+}
+
+/// Why the process cannot start, or a configuration not be applied.
+#[derive(Debug)]
+pub enum StartError {
+    Listen { listener: String, endpoint: Endpoint, error: io::Error },
+    AccessLog(io::Error),
+    Descriptors { wanted: u32, allowed: u32 },
+    Threads(io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Listen { listener, endpoint, error } => {
+                write!(f, "listener \"{listener}\" cannot listen on {endpoint}: {error}")
+            }
+            StartError::AccessLog(error) => write!(f, "the access log cannot be opened: {error}"),
+            StartError::Descriptors { wanted, allowed } => write!(
+                f,
+                "max_connections = {wanted} needs more descriptors than the limit allows, which \
+                 is enough for {allowed} connections: raise it (ulimit -n, LimitNOFILE=) or lower \
+                 max_connections"
+            ),
+            StartError::Threads(error) => write!(f, "a worker cannot be started: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// An address that is listened on.
+#[derive(Debug)]
+struct Bind {
+    id: BindId,
+    /// As configured.
+    asked: Endpoint,
+    /// With the port the kernel chose for port 0.
+    actual: Endpoint,
+    /// One for each worker; unix sockets are one that all share.
+    sockets: Vec<Arc<OwnedFd>>,
+    /// Index of the listener in the settings.
+    listener: usize,
+}
+
+#[derive(Debug)]
+pub struct Control {
+    settings: Settings,
+    registry: Registry,
+    plan: Plan,
+    binds: Vec<Bind>,
+    next_bind: BindId,
+    shared: Arc<Shared>,
+    access: AccessLog,
+    probing: Probing,
+    started_at: Moment,
+    commands: mpsc::Receiver<Command>,
+    /// Tells of a worker that ended.
+    ended: mpsc::UnboundedReceiver<io::Result<()>>,
+    running: usize,
+}
+
+impl Control {
+    /// Opens every listening socket and starts the workers. Clients are served from here on.
+    /// The second value sends commands to [`Control::run`].
+    pub fn start(settings: Settings) -> Result<(Control, mpsc::Sender<Command>), StartError> {
+        let workers = settings.global.workers.unwrap_or_else(|| {
+            thread::available_parallelism().map_or(1, std::num::NonZero::get)
+        });
+        let max_connections = connections_allowed(&settings, workers)?;
+        let access = AccessLog::open(&settings.log.access, settings.log.format)
+            .map_err(StartError::AccessLog)?;
+        let shared =
+            Arc::new(Shared::new(workers, max_connections).map_err(StartError::Threads)?);
+        let mut registry = Registry::default();
+        let plan = Plan::new(&settings, &mut registry);
+        let (sender, commands) = mpsc::channel(COMMANDS_MAX);
+        let (end, ended) = mpsc::unbounded_channel();
+        let mut control = Control {
+            registry,
+            plan,
+            binds: Vec::new(),
+            next_bind: 0,
+            access,
+            probing: Probing::default(),
+            started_at: Moment::now(),
+            commands,
+            ended,
+            running: workers,
+            shared,
+            settings,
+        };
+        control.binds = control.open_missing(&control.settings.listeners.clone())?;
+        control.publish();
+        for bind in &control.binds {
+            control.tell_workers_to_listen(bind);
+        }
+        for me in 0..workers {
+            let log = control.access.line_writer();
+            let worker = Worker::new(me, control.shared.clone(), log, worker_seed(me))
+                .map_err(StartError::Threads)?;
+            let end = end.clone();
+            thread::Builder::new()
+                .name(format!("worker-{me}"))
+                .spawn(move || end.send(worker.run()))
+                .map_err(StartError::Threads)?;
+        }
+        Ok((control, sender))
+    }
+
+    /// The addresses of a listener, with the ports the kernel chose.
+    pub fn addresses(&self, listener: &str) -> Vec<Endpoint> {
+        let binds = self.binds.iter();
+        let mine = binds.filter(|bind| self.settings.listeners[bind.listener].name == listener);
+        mine.map(|bind| bind.actual.clone()).collect()
+    }
+
+    /// Serves commands until every worker has ended. Needs a tokio runtime with time and io.
+    ///
+    /// Errors: a worker could not go on.
+    pub async fn run(mut self) -> io::Result<()> {
+        self.probing.apply(&self.settings, &self.plan);
+        let mut force_at: Option<Instant> = None;
+        let mut result = Ok(());
+        while self.running > 0 {
+            let forced = async {
+                match force_at {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                Some(ended) = self.ended.recv() => {
+                    self.running -= 1;
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "a worker ended");
+                        result = Err(error);
+                        self.tell_workers(|| Message::Stop);
+                    }
+                }
+                Some(command) = self.commands.recv() => match command {
+                    Command::Drain(timeout) => {
+                        self.tell_workers(|| Message::Drain);
+                        force_at = Some(Instant::now() + timeout);
+                    }
+                    Command::Stop => self.tell_workers(|| Message::Stop),
+                    command => self.serve(command),
+                },
+                () = forced => {
+                    self.tell_workers(|| Message::Stop);
+                    force_at = None;
+                }
+            }
+        }
+        self.probing.stop();
+        for bind in &self.binds {
+            remove_socket_file(&bind.asked);
+        }
+        self.access.shut_down();
+        result
+    }
+
+    fn serve(&mut self, command: Command) {
+        match command {
+            Command::Reload(settings, done) => {
+                let _ = done.send(self.reload(*settings));
+            }
+            Command::ReopenLogs => {
+                if let Err(error) = self.access.reopen() {
+                    tracing::error!(%error, "the access log cannot be reopened; the old one stays");
+                }
+            }
+            Command::State(done) => {
+                let _ = done.send(self.state());
+            }
+            Command::Wish { pool, backend, wish, done } => {
+                let _ = done.send(self.set_wish(&pool, &backend, wish));
+            }
+            Command::Drain(_) | Command::Stop => unreachable!("the loop takes these itself"),
+        }
+    }
+
+    /// Applies other settings: what can fail comes first, and then everything changes together.
+    fn reload(&mut self, settings: Settings) -> Result<Reloaded, StartError> {
+        let workers = self.shared.workers.len();
+        let max_connections = connections_allowed(&settings, workers)?;
+        let added = self.open_missing(&settings.listeners)?;
+        let (access, format) = (&settings.log.access, settings.log.format);
+        self.access.replace(access, format).map_err(StartError::AccessLog)?;
+
+        let mut reloaded = Reloaded::default();
+        if settings.global.workers.is_some_and(|wanted| wanted != workers) {
+            reloaded.needs_restart.push("global.workers".to_owned());
+        }
+        self.shared.process.set_max(max_connections);
+        self.plan = Plan::new(&settings, &mut self.registry);
+        let (mut kept, removed): (Vec<_>, Vec<_>) =
+            self.binds.drain(..).partition(|bind| owner(&settings, &bind.asked).is_some());
+        for bind in &mut kept {
+            bind.listener = owner(&settings, &bind.asked).expect("partitioned by it");
+        }
+        kept.extend(added);
+        self.binds = kept;
+        self.settings = settings;
+        self.publish();
+        for bind in &removed {
+            self.tell_workers(|| Message::Unlisten { bind: bind.id });
+            remove_socket_file(&bind.asked);
+        }
+        for bind in &self.binds {
+            self.tell_workers_to_listen(bind);
+        }
+        self.probing.apply(&self.settings, &self.plan);
+        Ok(reloaded)
+    }
+
+    /// Opens the addresses of `listeners` that are not listened on yet.
+    fn open_missing(&mut self, listeners: &[Listener]) -> Result<Vec<Bind>, StartError> {
+        let mut opened = Vec::new();
+        for (index, listener) in listeners.iter().enumerate() {
+            for endpoint in &listener.binds {
+                if self.binds.iter().any(|bind| bind.asked == *endpoint) {
+                    continue;
+                }
+                let bind = self.open(endpoint, index, listener.idle_timeout).map_err(|error| {
+                    StartError::Listen {
+                        listener: listener.name.clone(),
+                        endpoint: endpoint.clone(),
+                        error,
+                    }
+                })?;
+                opened.push(bind);
+            }
+        }
+        Ok(opened)
+    }
+
+    fn open(&mut self, asked: &Endpoint, listener: usize, idle: Duration) -> io::Result<Bind> {
+        let unacknowledged = if idle.is_zero() { UNACKNOWLEDGED_MAX } else { idle };
+        let first = listen::open(asked, unacknowledged)?;
+        let actual = listen::local_endpoint(&first, asked)?;
+        let first = Arc::new(first);
+        let workers = self.shared.workers.len();
+        let mut sockets = vec![first.clone()];
+        for _ in 1..workers {
+            sockets.push(match asked {
+                Endpoint::Tcp(_) => Arc::new(listen::open(&actual, unacknowledged)?),
+                Endpoint::Unix(_) => first.clone(),
+            });
+        }
+        let id = self.next_bind;
+        self.next_bind += 1;
+        Ok(Bind { id, asked: asked.clone(), actual, sockets, listener })
+    }
+
+    fn publish(&self) {
+        let binds = self.binds.iter().map(|bind| (bind.id, bind.listener));
+        self.shared.publish(Arc::new(self.plan.snapshot(binds)));
+    }
+
+    fn tell_workers(&self, message: impl Fn() -> Message) {
+        for desk in &self.shared.workers {
+            desk.send(message());
+        }
+    }
+
+    /// Workers that listen on it already go on as they are.
+    fn tell_workers_to_listen(&self, bind: &Bind) {
+        let exclusive = matches!(bind.asked, Endpoint::Unix(_));
+        for (desk, socket) in self.shared.workers.iter().zip(&bind.sockets) {
+            desk.send(Message::Listen { bind: bind.id, socket: socket.clone(), exclusive });
+        }
+    }
+
+    fn set_wish(&self, pool: &str, backend: &str, wish: Wish) -> bool {
+        let pools = self.plan.upstreams.iter().map(|upstream| &upstream.pool);
+        let Some(pool) = pools.into_iter().find(|one| one.name() == pool) else { return false };
+        let Some(index) = pool.members().iter().position(|member| member.name == backend) else {
+            return false;
+        };
+        pool.set_wish(index, wish);
+        true
+    }
+
+    fn state(&self) -> State {
+        let listeners = self.plan.routes.iter().map(|route| {
+            (&**route, self.addresses(&route.listener))
+        });
+        State::gather(self.started_at, listeners, &self.plan.upstreams, &self.probing)
+    }
+}
+
+/// Connections the process may serve: what is configured, if the descriptors are there. When the
+/// default is too many for the limit, it is lowered; a configured number is an error.
+fn connections_allowed(settings: &Settings, workers: usize) -> Result<u32, StartError> {
+    let wanted = settings.global.max_connections;
+    let listening = settings.listeners.iter().map(|listener| listener.binds.len()).sum();
+    let backends = settings.pools.iter().map(|pool| pool.backends.len()).sum();
+    let allowed = descriptors::reserve(wanted, workers, listening, backends);
+    if allowed < wanted {
+        if settings.global.max_connections != MAX_CONNECTIONS_DEFAULT || allowed == 0 {
+            return Err(StartError::Descriptors { wanted, allowed });
+        }
+        tracing::warn!(
+            allowed,
+            "the descriptor limit allows fewer connections than the default of {wanted}"
+        );
+    }
+    Ok(allowed)
+}
+
+/// `global.max_connections` when the configuration does not say.
+const MAX_CONNECTIONS_DEFAULT: u32 = 100_000;
+
+/// Index of the listener that has this address.
+fn owner(settings: &Settings, endpoint: &Endpoint) -> Option<usize> {
+    settings.listeners.iter().position(|listener| listener.binds.contains(endpoint))
+}
+
+fn remove_socket_file(endpoint: &Endpoint) {
+    if let Endpoint::Unix(path) = endpoint {
+        // Somebody else may have removed it; nothing depends on it.
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// Different for each worker and each start, so that random choices are not in step.
+fn worker_seed(me: usize) -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(me)
+}

@@ -1,0 +1,96 @@
+//! From settings to what runs: pools over their live records, and a route for each address.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::shared::{BindId, Snapshot};
+use crate::balance::key::HashSeed;
+use crate::balance::pool::{MemberSpec, Pool, PoolSpec};
+use crate::balance::table::Table;
+use crate::base::addr::Endpoint;
+use crate::config::settings::{self, Probe, Settings};
+use crate::proxy::route::{Limits, Route, Tally, Upstream};
+
+/// Live records by name; they carry counters, verdicts and limits over a reload.
+#[derive(Debug, Default)]
+pub struct Registry {
+    tables: HashMap<String, Arc<Table>>,
+    tallies: HashMap<String, Arc<Tally>>,
+}
+
+/// The running form of one configuration.
+#[derive(Debug)]
+pub struct Plan {
+    pub upstreams: Vec<Arc<Upstream>>,
+    /// In the order of the settings' listeners.
+    pub routes: Vec<Arc<Route>>,
+}
+
+impl Plan {
+    pub fn new(settings: &Settings, registry: &mut Registry) -> Plan {
+        registry.forget_all_but(settings);
+        let seed = &settings.global.hash_seed;
+        let upstreams: Vec<_> =
+            settings.pools.iter().map(|pool| upstream(pool, seed, registry)).collect();
+        let routes = settings.listeners.iter().map(|listener| {
+            Arc::new(Route {
+                listener: listener.name.clone(),
+                limits: Limits {
+                    max_connections: listener.max_connections,
+                    idle: listener.idle_timeout,
+                    half_close: listener.half_close_timeout,
+                    lifetime: listener.max_lifetime,
+                },
+                upstream: upstreams[listener.pool].clone(),
+                tally: registry.tallies.entry(listener.name.clone()).or_default().clone(),
+            })
+        });
+        Plan { routes: routes.collect(), upstreams }
+    }
+
+    /// The snapshot for workers; `binds` names the index of each address's listener.
+    pub fn snapshot(&self, binds: impl Iterator<Item = (BindId, usize)>) -> Snapshot {
+        let mut routes = Vec::new();
+        for (bind, listener) in binds {
+            let place = bind as usize;
+            if routes.len() <= place {
+                routes.resize(place + 1, None);
+            }
+            routes[place] = Some(self.routes[listener].clone());
+        }
+        Snapshot { routes }
+    }
+}
+
+impl Registry {
+    fn forget_all_but(&mut self, settings: &Settings) {
+        self.tables.retain(|name, _| settings.pools.iter().any(|pool| pool.name == *name));
+        self.tallies.retain(|name, _| settings.listeners.iter().any(|one| one.name == *name));
+    }
+}
+
+fn upstream(pool: &settings::Pool, seed: &str, registry: &mut Registry) -> Arc<Upstream> {
+    let table = registry.tables.entry(pool.name.clone()).or_insert_with(Table::new).clone();
+    let members = pool.backends.iter().map(|backend| MemberSpec::<Endpoint> {
+        name: backend.name.clone(),
+        identity: backend.address.to_string(),
+        target: backend.address.clone(),
+        weight: backend.weight,
+        priority: backend.priority,
+        max_connections: backend.max_connections,
+    });
+    let spec = PoolSpec {
+        name: pool.name.clone(),
+        policy: pool.policy,
+        ejection: pool.ejection,
+        probed: pool.health.probe != Probe::None,
+        seed: seed.to_owned(),
+        members: members.collect(),
+    };
+    Arc::new(Upstream {
+        pool: Arc::new(Pool::new(spec, table)),
+        connect_timeout: pool.connect_timeout,
+        retries: pool.retries,
+        seed: HashSeed::new(seed),
+    })
+}

@@ -1,0 +1,105 @@
+//! Everything worth showing, at one moment.
+
+use std::time::Duration;
+
+use super::probing::{LastProbe, Probing};
+use crate::balance::backend::State as BackendWord;
+use crate::balance::policy::PolicyKind;
+use crate::base::addr::Endpoint;
+use crate::base::clock::Moment;
+use crate::proxy::route::{Route, Upstream};
+use std::sync::Arc;
+
+#[derive(Clone, Debug)]
+pub struct State {
+    pub uptime: Duration,
+    pub listeners: Vec<ListenerState>,
+    pub pools: Vec<PoolState>,
+}
+
+#[derive(Clone, Debug)]
+pub struct ListenerState {
+    pub name: String,
+    pub addresses: Vec<Endpoint>,
+    pub active: u32,
+    pub total: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct PoolState {
+    pub name: String,
+    pub policy: PolicyKind,
+    pub backends: Vec<BackendState>,
+}
+
+#[derive(Clone, Debug)]
+pub struct BackendState {
+    pub name: String,
+    pub address: Endpoint,
+    pub weight: u16,
+    pub priority: u16,
+    pub state: BackendWord,
+    pub active: u32,
+    pub total: u64,
+    pub failures: u64,
+    pub bytes_to_backend: u64,
+    pub bytes_to_client: u64,
+    pub last_probe: Option<LastProbe>,
+}
+
+impl State {
+    pub(super) fn gather<'a>(
+        started_at: Moment,
+        listeners: impl Iterator<Item = (&'a Route, Vec<Endpoint>)>,
+        upstreams: &[Arc<Upstream>],
+        probing: &Probing,
+    ) -> State {
+        let now = Moment::now();
+        let listeners = listeners.map(|(route, addresses)| ListenerState {
+            name: route.listener.clone(),
+            addresses,
+            active: route.tally.active(),
+            total: route.tally.total(),
+        });
+        State {
+            uptime: now.since(started_at),
+            listeners: listeners.collect(),
+            pools: upstreams.iter().map(|upstream| pool(upstream, probing, now)).collect(),
+        }
+    }
+
+    pub fn pool(&self, name: &str) -> Option<&PoolState> {
+        self.pools.iter().find(|pool| pool.name == name)
+    }
+}
+
+impl PoolState {
+    pub fn backend(&self, name: &str) -> Option<&BackendState> {
+        self.backends.iter().find(|backend| backend.name == name)
+    }
+}
+
+fn pool(upstream: &Upstream, probing: &Probing, now: Moment) -> PoolState {
+    let pool = &upstream.pool;
+    let backends = pool.members().iter().enumerate().map(|(index, member)| {
+        let live = pool.live(index);
+        BackendState {
+            name: member.name.clone(),
+            address: member.target.clone(),
+            weight: member.weight,
+            priority: member.priority,
+            state: pool.state(index, now),
+            active: live.active(),
+            total: live.connections_total(),
+            failures: live.connect_failures_total(),
+            bytes_to_backend: live.bytes_to_backend(),
+            bytes_to_client: live.bytes_to_client(),
+            last_probe: probing.last(pool.name(), &member.name),
+        }
+    });
+    PoolState {
+        name: pool.name().to_owned(),
+        policy: pool.policy(),
+        backends: backends.collect(),
+    }
+}
