@@ -72,12 +72,13 @@ impl Reading {
     }
 }
 
-/// CPU time of processes outside of our family: the parent of this process and all its children,
-/// that is, the script that started generator, server and proxy. It is a hint at disturbed
-/// measurements, not exact: softirq time and processes that ended are missing.
-#[derive(Debug)]
+/// CPU time so far of processes outside of our family: the parent of this process and all its
+/// children, that is, the script that started generator, server and proxy. With the time of the
+/// children that were waited for, so that a process that ends moves its time but does not lose it.
+/// Not exact: softirq time belongs to no process, and the kernel samples at ticks.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Strangers {
-    ticks: HashMap<u32, u64>,
+    ticks: u64,
 }
 
 impl Strangers {
@@ -97,16 +98,13 @@ impl Strangers {
         let ticks = processes
             .iter()
             .filter(|(pid, process)| !process.is_kernel && !descends(**pid, family, &processes))
-            .map(|(pid, process)| (*pid, process.ticks))
-            .collect();
+            .map(|(_, process)| process.ticks)
+            .sum();
         Ok(Self { ticks })
     }
 
     pub(crate) fn seconds_since(&self, earlier: &Strangers) -> f64 {
-        let spent = |(pid, ticks): (&u32, &u64)| {
-            ticks.saturating_sub(earlier.ticks.get(pid).copied().unwrap_or(0))
-        };
-        self.ticks.iter().map(spent).sum::<u64>() as f64 / USER_HZ
+        self.ticks.saturating_sub(earlier.ticks) as f64 / USER_HZ
     }
 }
 
@@ -123,12 +121,16 @@ impl Process {
         // The name in parentheses may hold spaces; the fields after it may not.
         let fields: Vec<&str> = stat[stat.rfind(')')? + 1..].split_whitespace().collect();
         let parent = fields.get(1)?.parse().ok()?;
-        let user: u64 = fields.get(11)?.parse().ok()?;
-        let system: u64 = fields.get(12)?.parse().ok()?;
+        // utime, stime, cutime and cstime of proc_pid_stat(5).
+        let ticks = fields
+            .get(11..15)?
+            .iter()
+            .filter_map(|field| field.parse::<u64>().ok())
+            .sum();
         // Kernel threads are children of kthreadd, process 2.
         Some(Self {
             parent,
-            ticks: user + system,
+            ticks,
             is_kernel: pid == 2 || parent == 2,
         })
     }

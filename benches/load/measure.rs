@@ -126,12 +126,16 @@ pub(crate) struct Spent {
     cpu_seconds_strangers: f64,
 }
 
+/// Reading all processes takes milliseconds, so it is done this long before the window.
+const READING_AHEAD: Duration = Duration::from_millis(20);
+
 impl Spent {
     fn over(window: Window) -> io::Result<Self> {
+        sleep_until(window.from - READING_AHEAD);
         let strangers_before = Strangers::now()?;
-        thread::sleep(window.from.saturating_duration_since(Instant::now()));
+        sleep_until(window.from);
         let before = Reading::now()?;
-        thread::sleep(window.until.saturating_duration_since(Instant::now()));
+        sleep_until(window.until);
         let after = Reading::now()?;
         Ok(Self {
             seconds: after.seconds_since(&before),
@@ -141,9 +145,11 @@ impl Spent {
     }
 
     /// The fields every line ends with; `units` is how often `unit` was done.
+    /// Work of strangers is nobody's cost, so it is taken off as far as it is known.
     fn describe(&self, line: Line, unit: &str, units: f64) -> Line {
+        let cpu_seconds = (self.cpu_seconds_machine - self.cpu_seconds_strangers).max(0.0);
         let cpu_us_per_unit = if units > 0.0 {
-            self.cpu_seconds_machine * 1e6 / units
+            cpu_seconds * 1e6 / units
         } else {
             0.0
         };
@@ -160,6 +166,10 @@ impl Spent {
             .word("unit", unit)
             .number("cpu_us_per_unit", format_args!("{cpu_us_per_unit:.3}"))
     }
+}
+
+fn sleep_until(instant: Instant) {
+    thread::sleep(instant.saturating_duration_since(Instant::now()));
 }
 
 /// Prints the line of a load that counts requests (or whole connections).

@@ -1,0 +1,327 @@
+#!/usr/bin/env bash
+# Measures lbd against HAProxy and nginx stream: CPU of the whole machine per unit of work, in
+# interleaved rounds, so that a machine that changes its pace changes it for all of them.
+#
+#   scripts/bench.sh [--only rr32,cycle] [--systems direct,lbd,nginx] [--rounds N] [--seconds S]
+#                    [--lbd PATH] [--load PATH] [--idle N] [--quiet-wait S] [--keep DIR]
+#
+# All traffic stays on 127.0.0.1. Every process is started here and ended by its pid.
+set -euo pipefail
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
+
+only=rr1,rr32,rr200,rr32-16k,cycle,bulk-down,bulk-up,open,idle
+systems=direct,lbd,haproxy,haproxy-splice,nginx
+rounds=5
+seconds=3
+idle=5000
+quiet_wait=5
+lbd=
+load=
+keep=
+
+main() {
+    read_options "$@"
+    ulimit -n "$(ulimit -Hn)"
+    DIR=${keep:-$(mktemp -d)}
+    mkdir -p "$DIR"
+    : >"$DIR/results"
+    PIDS=()
+    trap leave EXIT
+    trap 'exit 130' INT TERM
+    build
+    choose_systems
+    measure_all
+    describe
+    "$load" report "$DIR/results"
+}
+
+read_options() {
+    while (($#)); do
+        case $1 in
+        --only) only=$2 ;;
+        --systems) systems=$2 ;;
+        --rounds) rounds=$2 ;;
+        --seconds) seconds=$2 ;;
+        --lbd) lbd=$2 ;;
+        --load) load=$2 ;;
+        --idle) idle=$2 ;;
+        --quiet-wait) quiet_wait=$2 ;;
+        --keep) keep=$2 ;;
+        -h | --help) sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit ;;
+        *) fail "unknown option $1" ;;
+        esac
+        shift 2 || fail "option $1 needs a value"
+    done
+}
+
+build() {
+    if [[ -z $load ]]; then
+        cargo build --quiet --release --manifest-path "$ROOT/Cargo.toml" --example load
+        load=$TARGET/release/examples/load
+    fi
+    if [[ -z $lbd && ,$systems, == *,lbd,* ]]; then
+        cargo build --quiet --release --manifest-path "$ROOT/Cargo.toml" --bin lbd
+        lbd=$TARGET/release/lbd
+    fi
+}
+
+# Those asked for, less the peers that are not installed.
+choose_systems() {
+    local system
+    SYSTEMS=()
+    for system in ${systems//,/ }; do
+        case $system in
+        direct) SYSTEMS+=(direct) ;;
+        lbd) SYSTEMS+=(lbd) ;;
+        haproxy | haproxy-splice) have haproxy && SYSTEMS+=("$system") ;;
+        nginx) have nginx && SYSTEMS+=(nginx) ;;
+        *) fail "unknown system $system" ;;
+        esac
+    done
+}
+
+have() { command -v "$1" >/dev/null || { note "$1 is not installed: left out" && false; }; }
+
+measure_all() {
+    local round workload system
+    for ((round = 1; round <= rounds; round++)); do
+        for workload in ${only//,/ }; do
+            for system in "${SYSTEMS[@]}"; do
+                [[ $workload == idle && $system == direct ]] && continue
+                note "round $round of $rounds: $workload, $system"
+                measure_cell "$workload" "$system" "$round"
+            done
+        done
+    done
+}
+
+# A fresh server and a fresh proxy per cell: nothing is inherited from another workload.
+measure_cell() {
+    local workload=$1 system=$2 round=$3 json
+    rm -f "$DIR"/*.out
+    start_server $(server_of "$workload")
+    start_system "$system"
+    "$load" quiet --wait-seconds "$quiet_wait" 2>>"$DIR/notes"
+    if [[ $workload == idle ]]; then
+        json=$(measure_idle) || json=
+    else
+        json=$("$load" $(client_of "$workload") --to "127.0.0.1:$PORT" --seconds "$seconds") || json=
+    fi
+    if [[ -n $json ]]; then
+        printf '%s\t%s\t%s\t%s\n' "$workload" "$system" "$round" "$json" >>"$DIR/results"
+    else
+        note "no result: $workload, $system"
+    fi
+    end_all
+}
+
+server_of() {
+    case $1 in
+    rr1 | rr32 | rr200 | open | idle | cycle-client) echo --kind echo ;;
+    rr32-16k) echo --kind echo --response-bytes 16384 ;;
+    cycle) echo --kind echo --close-after-response ;;
+    bulk-down) echo --kind source ;;
+    bulk-up) echo --kind sink ;;
+    *) fail "unknown workload $1" ;;
+    esac
+}
+
+client_of() {
+    case $1 in
+    rr1) echo rr --connections 1 ;;
+    rr32) echo rr --connections 32 ;;
+    rr200) echo rr --connections 200 ;;
+    rr32-16k) echo rr --connections 32 --response-bytes 16384 ;;
+    cycle) echo cycle --concurrency 32 ;;
+    cycle-client) echo cycle --concurrency 32 --client-closes --source-addresses 4 ;;
+    bulk-down) echo bulk --connections 4 --direction down ;;
+    bulk-up) echo bulk --connections 4 --direction up ;;
+    open) echo open --rate 10000 --connections 64 ;;
+    esac
+}
+
+# User memory of all processes of the proxy per connection, while they are held.
+measure_idle() {
+    local before after client
+    before=$(anonymous_kib)
+    "$load" idle --to "127.0.0.1:$PORT" --connections "$idle" --hold-seconds 2 >"$DIR/idle.out" &
+    client=$!
+    until_true 20 grep -q '^holding' "$DIR/idle.out" || { kill "$client" && return 1; }
+    after=$(anonymous_kib)
+    wait "$client" || return 1
+    printf '{"unit":"connection","bytes_per_connection":%s,%s\n' \
+        $(((after - before) * 1024 / idle)) "$(sed -n 's/^{//p' "$DIR/idle.out")"
+}
+
+anonymous_kib() {
+    local pid total=0
+    for pid in $PROXY $(cat "/proc/$PROXY/task/"*/children); do
+        total=$((total + $(awk '/^RssAnon/ {print $2}' "/proc/$pid/status")))
+    done
+    echo "$total"
+}
+
+start_server() {
+    "$load" server "$@" >"$DIR/server.out" &
+    PIDS+=($!)
+    until_true 5 grep -q '^listening' "$DIR/server.out" || fail "the server does not start"
+    BACKEND=$(sed -n 's/^listening .*://p' "$DIR/server.out")
+}
+
+# Leaves the port to connect to in PORT and the proxy's first process in PROXY.
+start_system() {
+    PORT=$BACKEND PROXY=
+    [[ $1 == direct ]] && return
+    PORT=$(free_port)
+    case $1 in
+    lbd) lbd_config >"$DIR/lb.toml" && start "$lbd" --config "$DIR/lb.toml" ;;
+    haproxy) haproxy_config '' >"$DIR/haproxy.cfg" && start haproxy -db -f "$DIR/haproxy.cfg" ;;
+    haproxy-splice)
+        haproxy_config 'option splice-auto' >"$DIR/haproxy.cfg"
+        start haproxy -db -f "$DIR/haproxy.cfg"
+        ;;
+    nginx) nginx_config >"$DIR/nginx.conf" && start nginx -e "$DIR/nginx.err" -c "$DIR/nginx.conf" ;;
+    esac
+    until_true 5 answers "$PORT" || {
+        cat "$DIR/proxy.err" >&2
+        fail "$1 does not listen"
+    }
+    # Its probe connection ends, and what it does once at the start is over.
+    sleep 0.2
+}
+
+start() {
+    "$@" >"$DIR/proxy.err" 2>&1 &
+    PROXY=$!
+    PIDS+=("$PROXY")
+}
+
+answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+# Below the ephemeral range, so that no client connection takes it meanwhile.
+free_port() {
+    local port=$((20000 + RANDOM % 10000))
+    while answers "$port"; do port=$((20000 + RANDOM % 10000)); done
+    echo "$port"
+}
+
+lbd_config() {
+    cat <<END
+[global]
+workers = 2
+[log]
+level = "warn"
+access = "off"
+[[listener]]
+name = "bench"
+bind = "127.0.0.1:$PORT"
+pool = "bench"
+[[pool]]
+name = "bench"
+policy = "round_robin"
+[pool.health]
+probe = "none"
+[[pool.backend]]
+address = "127.0.0.1:$BACKEND"
+END
+}
+
+# A listening socket per thread (shards), as nginx and lbd have it.
+haproxy_config() {
+    cat <<END
+global
+    nbthread 2
+    maxconn $(haproxy_connections)
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+    $1
+frontend bench
+    bind 127.0.0.1:$PORT shards by-thread
+    default_backend bench
+backend bench
+    server bench 127.0.0.1:$BACKEND
+END
+}
+
+# Two descriptors each, and two more for the pipe of every fourth.
+haproxy_connections() {
+    local most=$((($(ulimit -n) - 500) * 2 / 5))
+    echo $((most < 20000 ? most : 20000))
+}
+
+nginx_config() {
+    local module
+    for module in /usr/lib/nginx/modules /usr/lib64/nginx/modules /usr/share/nginx/modules; do
+        [[ -e $module/ngx_stream_module.so ]] && echo "load_module $module/ngx_stream_module.so;" && break
+    done
+    cat <<END
+daemon off;
+worker_processes 2;
+worker_rlimit_nofile $(ulimit -n);
+pid $DIR/nginx.pid;
+error_log $DIR/nginx.err crit;
+events {
+    worker_connections 16384;
+    multi_accept on;
+}
+stream {
+    access_log off;
+    tcp_nodelay on;
+    proxy_connect_timeout 5s;
+    proxy_timeout 60s;
+    proxy_buffer_size $NGINX_BUFFER;
+    upstream bench { server 127.0.0.1:$BACKEND max_fails=0; }
+    server {
+        listen 127.0.0.1:$PORT reuseport backlog=4096;
+        proxy_pass bench;
+    }
+}
+END
+}
+NGINX_BUFFER=${NGINX_BUFFER:-64k}
+
+until_true() {
+    local attempts=$(($1 * 50))
+    shift
+    until "$@"; do
+        ((attempts-- > 0)) || return 1
+        sleep 0.02
+    done
+}
+
+end_all() {
+    local pid
+    for pid in "${PIDS[@]}"; do
+        kill "$pid" 2>/dev/null || true
+    done
+    for pid in "${PIDS[@]}"; do
+        wait "$pid" 2>/dev/null || true
+    done
+    PIDS=()
+}
+
+leave() {
+    end_all
+    [[ -n $keep ]] || rm -rf "$DIR"
+}
+
+describe() {
+    echo "$(nproc) CPUs, Linux $(uname -r), $rounds rounds of $seconds s, $(date -u +%F)"
+    have haproxy 2>/dev/null && haproxy -v | head -1 || true
+    have nginx 2>/dev/null && nginx -v 2>&1 || true
+    echo
+}
+
+note() { echo "bench: $*" >&2; }
+
+fail() {
+    note "$@"
+    exit 1
+}
+
+main "$@"
