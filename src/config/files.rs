@@ -45,7 +45,7 @@ pub(crate) fn read(file: usize, path: &Path, from: Option<&Place>, ledger: &Ledg
             String::new()
         }
     };
-    Source { name, text }
+    Source::new(name, text)
 }
 
 fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
