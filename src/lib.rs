@@ -45,4 +45,5 @@ pub mod config {
     pub mod settings;
     mod suggest;
     mod syntax;
+    mod values;
 }

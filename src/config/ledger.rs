@@ -167,12 +167,13 @@ impl Ledger {
             )
         });
         notes.dedup_by(|a, b| (a.file, &a.span, &a.wrong) == (b.file, &b.span, &b.wrong));
+        let unlisted = notes.len().saturating_sub(MISTAKES_MAX);
         notes.truncate(MISTAKES_MAX);
         let list: Vec<Mistake> = notes
             .into_iter()
             .map(|note| mistake(note, &lines))
             .collect();
-        (!list.is_empty()).then(|| Mistakes::new(list))
+        (!list.is_empty()).then(|| Mistakes::new(list, unlisted))
     }
 }
 

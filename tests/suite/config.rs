@@ -207,7 +207,7 @@ fn values_are_read_in_every_form_they_may_have() {
         [[pool]]
         name = "p"
         policy = "failover"
-        ejection.connect_failures = 0
+        ejection = { connect_failures = 0, base = "1m" }
         health = { probe = "http", expect_status = "200, 204,300-399", path = "/x?y=1" }
         [[pool.backend]]
         address = "1.2.3.4:5"
@@ -769,6 +769,15 @@ fn mistakes_look_like_those_of_a_compiler() {
 }
 
 #[test]
+fn a_thousand_mistakes_are_listed_and_the_others_counted() {
+    let text = with("[log]", &"x\n".repeat(1500));
+    let mistakes = read(&text).unwrap_err();
+    assert_eq!(mistakes.as_slice().len(), 1000);
+    let told = mistakes.to_string();
+    assert!(told.ends_with("\n1500 mistakes in lb.toml, the first 1000 are shown"));
+}
+
+#[test]
 fn what_is_off_by_default_may_be_written_though_it_is_not_there_yet() {
     let listener = "mode = \"tcp\"\ndeny = []\nroute = []";
     let pool = "send_proxy = \"off\"\nslow_start = \"0ms\"\npanic_threshold = 0\ndiscover = []";
@@ -842,7 +851,7 @@ fn included_files_are_added_in_sorted_order() {
         format!("[[pool]]\nname = \"{name}\"\nbackend = [{{ address = \"1.1.1.1:1\" }}]\n")
     };
     let top = format!(
-        "include = [\"conf.d/*.toml\", \"*.toml\", \"conf.d/b.toml\"]\n{}",
+        "include = [\"conf.d/*.toml\", \"*.toml\", \"conf.d/b.toml\", \"conf.d/../conf.d/*.toml\", \"conf.d/../*.toml\"]\n{}",
         listener("top", 1, "b")
     );
     let settings = load_files(&[
