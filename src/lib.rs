@@ -61,6 +61,7 @@ pub mod config {
     pub mod settings;
     mod suggest;
     mod syntax;
+    mod values;
 }
 
 /// Floor 3: sockets: listening, connecting, readiness.

@@ -92,15 +92,16 @@ fn split_port<'t>(
     examples: &str,
 ) -> Result<(&'t str, &'t str), Wrong> {
     if text.parse::<IpAddr>().is_ok() || (text.starts_with('[') && text.ends_with(']')) {
-        let host = if text.contains(':') && !text.starts_with('[') {
-            format!("[{text}]")
-        } else {
-            text.to_owned()
+        let hint = match text.rsplit_once(':') {
+            Some((host, port)) if !text.starts_with('[') => {
+                // Without brackets the last part may have been meant as the port.
+                let split = host.parse::<IpAddr>().ok().and(port.parse::<u16>().ok());
+                let split = split.map(|_| format!("\"[{host}]:{port}\" or "));
+                format!("such as {}\"[{text}]:8080\"", split.unwrap_or_default())
+            }
+            _ => format!("such as \"{text}:8080\""),
         };
-        return Err(Wrong::new(
-            format!("{text:?} has no port"),
-            format!("such as \"{host}:8080\""),
-        ));
+        return Err(Wrong::new(format!("{text:?} has no port"), hint));
     }
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(Wrong::new(
@@ -109,15 +110,9 @@ fn split_port<'t>(
         ));
     }
     let Some((host, port)) = text.rsplit_once(':') else {
-        let what = if text.is_empty() {
-            "the address is empty"
-        } else {
-            "has no port"
-        };
-        let message = if text.is_empty() {
-            what.to_owned()
-        } else {
-            format!("{text:?} {what}")
+        let message = match text {
+            "" => "the address is empty".to_owned(),
+            _ => format!("{text:?} has no port"),
         };
         return Err(Wrong::new(message, examples));
     };
@@ -262,7 +257,7 @@ mod tests {
             (
                 "::1:80",
                 "\"::1:80\" has no port",
-                "such as \"[::1:80]:8080\"",
+                "such as \"[::1]:80\" or \"[::1:80]:8080\"",
             ),
             (
                 "2001:db8:0:0:0:0:0:1:80",

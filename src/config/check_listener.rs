@@ -26,8 +26,8 @@ pub(crate) fn draft(table: &Reader<'_>) -> Draft {
     table.choice("mode", &[("tcp", ())], &["ai", "kernel"]);
     Draft {
         name: table.required("name", "a string", check::name),
-        pool: table.required("pool", "the name of a [[pool]]", |text| Ok(text.to_owned())),
         binds: binds(table),
+        pool: table.required("pool", "the name of a [[pool]]", |text| Ok(text.to_owned())),
         max_connections: table.number("max_connections", 0..=u32::MAX),
         idle_timeout: table.duration("idle_timeout", Duration::ZERO),
         half_close_timeout: table.duration("half_close_timeout", Duration::ZERO),

@@ -1,7 +1,7 @@
 //! Finds and reads the files: the one that was asked for, and those it includes.
 
-use std::collections::BTreeMap;
-use std::fs::File;
+use std::collections::{BTreeMap, HashSet};
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -45,7 +45,7 @@ pub(crate) fn read(file: usize, path: &Path, from: Option<&Place>, ledger: &Ledg
             String::new()
         }
     };
-    Source { name, text }
+    Source::new(name, text)
 }
 
 fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
@@ -67,14 +67,13 @@ fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
 pub(crate) fn included(path: &Path, top: &Reader<'_>) -> Vec<Source> {
     let folder = path.parent().unwrap_or(Path::new(""));
     let mut found: BTreeMap<PathBuf, Place> = BTreeMap::new();
+    // Several patterns may meet in one file, by different ways; a wide one meets the top file.
+    let mut seen = HashSet::from([resolved(path)]);
     for pattern in top.strings("include", "a file pattern or an array of them") {
         match matches(folder, &pattern.value) {
-            // Several patterns may meet in one file; a pattern as wide as the folder meets the top file.
             Ok(paths) => {
-                for found_path in paths.into_iter().filter(|found_path| found_path != path) {
-                    found
-                        .entry(found_path)
-                        .or_insert_with(|| pattern.place.clone());
+                for new in paths.into_iter().filter(|path| seen.insert(resolved(path))) {
+                    found.insert(new, pattern.place.clone());
                 }
             }
             Err(wrong) => top.ledger().note_broken(&pattern.place, wrong),
@@ -84,6 +83,11 @@ pub(crate) fn included(path: &Path, top: &Reader<'_>) -> Vec<Source> {
     numbered
         .map(|(at, (path, from))| read(at + 1, path, Some(from), top.ledger()))
         .collect()
+}
+
+/// The one path of a file; of a missing one, what was written.
+fn resolved(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// The files of one pattern. Hidden files are not matched by a wildcard: editors leave such behind.

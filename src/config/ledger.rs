@@ -1,6 +1,6 @@
 //! Collects mistakes while the files are read, and turns them into text with lines and carets at the end.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::HashSet;
 use std::ops::Range;
 
@@ -16,6 +16,18 @@ const EXCERPT_CHARS_MAX: usize = 160;
 pub(crate) struct Source {
     pub(crate) name: String,
     pub(crate) text: String,
+    /// The text with lines blanked out, where that was needed to read the others.
+    pub(crate) repaired: OnceCell<String>,
+}
+
+impl Source {
+    pub(crate) fn new(name: String, text: String) -> Self {
+        Source {
+            name,
+            text,
+            repaired: OnceCell::new(),
+        }
+    }
 }
 
 /// Bytes of one of the files.
@@ -155,12 +167,13 @@ impl Ledger {
             )
         });
         notes.dedup_by(|a, b| (a.file, &a.span, &a.wrong) == (b.file, &b.span, &b.wrong));
+        let unlisted = notes.len().saturating_sub(MISTAKES_MAX);
         notes.truncate(MISTAKES_MAX);
         let list: Vec<Mistake> = notes
             .into_iter()
             .map(|note| mistake(note, &lines))
             .collect();
-        (!list.is_empty()).then(|| Mistakes::new(list))
+        (!list.is_empty()).then(|| Mistakes::new(list, unlisted))
     }
 }
 
@@ -322,10 +335,7 @@ mod tests {
     use super::*;
 
     fn position(text: &str, span: Range<usize>) -> (usize, usize, String, Range<usize>) {
-        let source = Source {
-            name: "x".to_owned(),
-            text: text.to_owned(),
-        };
+        let source = Source::new("x".to_owned(), text.to_owned());
         let position = Lines::of(&source).position(&span);
         (
             position.line,
@@ -373,10 +383,7 @@ mod tests {
         };
         ledger.note(&place, Wrong::new("m", ""));
         ledger.note(&place, Wrong::new("m", ""));
-        let source = Source {
-            name: "x".to_owned(),
-            text: "a = 1".to_owned(),
-        };
+        let source = Source::new("x".to_owned(), "a = 1".to_owned());
         assert_eq!(ledger.finish(&[&source]).unwrap().as_slice().len(), 1);
     }
 }

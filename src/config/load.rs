@@ -50,10 +50,7 @@ pub fn load_text(
         ledger: &ledger,
         env,
     };
-    let source = Source {
-        name: name.to_owned(),
-        text: text.to_owned(),
-    };
+    let source = Source::new(name.to_owned(), text.to_owned());
     let page = syntax::parse(0, &source, &ledger);
     let root = Reader::of_page(&desk, &page);
     refuse_include(

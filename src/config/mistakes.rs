@@ -28,21 +28,24 @@ pub struct Mistake {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistakes {
     list: Vec<Mistake>,
+    /// How many further ones are not listed.
+    unlisted: usize,
 }
 
 impl Mistakes {
-    pub(crate) fn new(list: Vec<Mistake>) -> Self {
+    pub(crate) fn new(list: Vec<Mistake>, unlisted: usize) -> Self {
         debug_assert!(!list.is_empty(), "no mistakes is no error");
-        Mistakes { list }
+        Mistakes { list, unlisted }
     }
 
     pub fn as_slice(&self) -> &[Mistake] {
         &self.list
     }
 
-    /// "1 mistake in lb.toml", "3 mistakes in lb.toml and conf.d/a.toml", "9 mistakes in 4 files".
+    /// "1 mistake in lb.toml", "3 mistakes in lb.toml and conf.d/a.toml", "9 mistakes in 4 files",
+    /// "1500 mistakes in lb.toml, the first 1000 are shown".
     fn summary(&self) -> String {
-        let count = self.list.len();
+        let count = self.list.len() + self.unlisted;
         let plural = if count == 1 { "" } else { "s" };
         let files: BTreeSet<&str> = self
             .list
@@ -53,7 +56,11 @@ impl Mistakes {
             1 | 2 => files.into_iter().collect::<Vec<_>>().join(" and "),
             many => format!("{many} files"),
         };
-        format!("{count} mistake{plural} in {place}")
+        let shown = match self.unlisted {
+            0 => String::new(),
+            _ => format!(", the first {} are shown", self.list.len()),
+        };
+        format!("{count} mistake{plural} in {place}{shown}")
     }
 }
 

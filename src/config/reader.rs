@@ -1,15 +1,13 @@
-//! Reads one table of the tree by the key table: every mistake is noted, and reading goes on with a default.
+//! One table of the tree, looked at by the key table; its single values are read in `values`.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::ops::RangeInclusive;
-use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
 use crate::config::duration;
-use crate::config::expand::{self, Env};
+use crate::config::expand::Env;
 use crate::config::keys::{Kind, Off, ROOT, Section, Shape};
 use crate::config::ledger::{Ledger, Place, Wrong};
 use crate::config::suggest;
@@ -23,17 +21,17 @@ pub(crate) struct Desk<'a> {
 
 /// One table of a file.
 pub(crate) struct Reader<'a> {
-    desk: &'a Desk<'a>,
-    page: &'a Page<'a>,
+    pub(super) desk: &'a Desk<'a>,
+    pub(super) page: &'a Page<'a>,
     section: &'static Section,
     /// None = the table was left out: everything has its default.
     table: Option<&'a DeTable<'a>>,
     /// The header, or the key of an inline table.
-    place: Place,
+    pub(super) place: Place,
     /// How messages call this table.
-    label: String,
+    pub(super) label: String,
     /// The unset variables of a value are noted once, however often it is read.
-    expanded: RefCell<HashSet<usize>>,
+    pub(super) expanded: RefCell<HashSet<usize>>,
 }
 
 /// A value and where it stands.
@@ -161,7 +159,7 @@ impl<'a> Reader<'a> {
             .map_or_else(|| self.place.clone(), |value| self.place_of(value))
     }
 
-    fn get(&self, name: &str) -> Option<&'a Spanned<DeValue<'a>>> {
+    pub(super) fn get(&self, name: &str) -> Option<&'a Spanned<DeValue<'a>>> {
         debug_assert!(
             self.section.key(name).is_some(),
             "{name} is not in the key table"
@@ -169,14 +167,14 @@ impl<'a> Reader<'a> {
         self.table?.get(name)
     }
 
-    fn place_of<T>(&self, value: &Spanned<T>) -> Place {
+    pub(super) fn place_of<T>(&self, value: &Spanned<T>) -> Place {
         Place {
             file: self.page.file,
             span: value.span(),
         }
     }
 
-    fn kind(&self, name: &str) -> &'static Kind {
+    pub(super) fn kind(&self, name: &str) -> &'static Kind {
         &self
             .section
             .key(name)
@@ -184,45 +182,11 @@ impl<'a> Reader<'a> {
             .kind
     }
 
-    fn example(&self, name: &str) -> String {
+    pub(super) fn example(&self, name: &str) -> String {
         self.section
             .key(name)
             .map(|key| key.example())
             .unwrap_or_default()
-    }
-
-    /// A string with its variables replaced; `None` when the key is left out or the mistake is noted.
-    fn written(&self, name: &str, expected: &str) -> Option<Found<String>> {
-        let value = self.get(name)?;
-        let place = self.place_of(value);
-        let DeValue::String(text) = value.get_ref() else {
-            self.note_type(name, value, expected);
-            return None;
-        };
-        self.expand(text, place)
-    }
-
-    fn expand(&self, text: &str, place: Place) -> Option<Found<String>> {
-        let (value, faults) = expand::expand(text, self.desk.env);
-        let first_time = self.expanded.borrow_mut().insert(place.span.start);
-        for fault in faults.iter().filter(|_| first_time) {
-            let raw = self.page.text.get(place.span.clone()).unwrap_or_default();
-            let span = match expand::locate(fault, text, raw) {
-                Some(within) => place.span.start + within.start..place.span.start + within.end,
-                None => place.span.clone(),
-            };
-            self.note(
-                &Place {
-                    file: place.file,
-                    span,
-                },
-                fault.wrong.clone(),
-            );
-        }
-        faults.is_empty().then(|| Found {
-            value: value.into_owned(),
-            place,
-        })
     }
 
     pub(crate) fn note_type(&self, name: &str, value: &Spanned<DeValue<'_>>, expected: &str) {
@@ -232,220 +196,6 @@ impl<'a> Reader<'a> {
         );
         let hint = format!("for example {}", self.example(name));
         self.note(&self.place_of(value), Wrong::new(message, hint));
-    }
-
-    /// A string of any form.
-    pub(crate) fn text(&self, name: &str) -> String {
-        self.parsed(name, "a string", |text| Ok(text.to_owned()))
-    }
-
-    /// A string with a meaning; a mistake is noted and the default taken.
-    pub(crate) fn parsed<T>(
-        &self,
-        name: &str,
-        expected: &str,
-        parse: impl Fn(&str) -> Result<T, Wrong>,
-    ) -> T {
-        if let Some(found) = self.written(name, expected) {
-            match parse(&found.value) {
-                Ok(value) => return value,
-                Err(wrong) => self.note(&found.place, wrong),
-            }
-        }
-        let Kind::Text(default) = self.kind(name) else {
-            panic!("{name} has no default text")
-        };
-        parse(default).expect("the defaults of the key table are valid")
-    }
-
-    /// A string without a default; `None` when it is left out or the mistake is noted.
-    pub(crate) fn optional<T>(
-        &self,
-        name: &str,
-        expected: &str,
-        parse: impl Fn(&str) -> Result<T, Wrong>,
-    ) -> Option<Found<T>> {
-        let found = self.written(name, expected)?;
-        match parse(&found.value) {
-            Ok(value) => Some(Found {
-                value,
-                place: found.place,
-            }),
-            Err(wrong) => {
-                self.note(&found.place, wrong);
-                None
-            }
-        }
-    }
-
-    /// A string that must be there.
-    pub(crate) fn required<T>(
-        &self,
-        name: &str,
-        expected: &str,
-        parse: impl Fn(&str) -> Result<T, Wrong>,
-    ) -> Option<Found<T>> {
-        self.require(name);
-        self.optional(name, expected, parse)
-    }
-
-    fn require(&self, name: &str) {
-        if !self.has(name) {
-            let message = format!("{} has no `{name}`", self.label);
-            let hint = format!("add a line such as {}", self.example(name));
-            self.desk
-                .ledger
-                .note_absence(&self.place, Wrong::new(message, hint));
-        }
-    }
-
-    /// A string or an array of strings.
-    pub(crate) fn strings(&self, name: &str, expected: &str) -> Vec<Found<String>> {
-        match self.get(name).map(|value| (value, value.get_ref())) {
-            None => Vec::new(),
-            Some((value, DeValue::Array(items))) => {
-                if items.is_empty() {
-                    let hint = format!("for example {}", self.example(name));
-                    let wrong = Wrong::new(format!("`{name}` is an empty array"), hint);
-                    self.note(&self.place_of(value), wrong);
-                }
-                let text = |item: &'a Spanned<DeValue<'a>>| match item.get_ref() {
-                    DeValue::String(text) => self.expand(text, self.place_of(item)),
-                    _ => {
-                        self.note_type(name, item, expected);
-                        None
-                    }
-                };
-                items.iter().filter_map(text).collect()
-            }
-            Some(_) => self.written(name, expected).into_iter().collect(),
-        }
-    }
-
-    /// A string or an array of strings that must be there.
-    pub(crate) fn required_strings(&self, name: &str, expected: &str) -> Vec<Found<String>> {
-        self.require(name);
-        self.strings(name, expected)
-    }
-
-    /// One of a few words.
-    pub(crate) fn choice<T: Copy>(&self, name: &str, words: &[(&str, T)], not_yet: &[&str]) -> T {
-        let list: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-        self.parsed(
-            name,
-            &format!("one of {}", suggest::quoted(&list)),
-            |text| {
-                if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
-                    return Ok(*value);
-                }
-                let allowed = format!("allowed: {}", suggest::quoted(&list));
-                if not_yet.contains(&text) {
-                    return Err(self::not_yet(&format!("{name} = {text:?}"), allowed));
-                }
-                let hint = match suggest::nearest(text, list.iter().copied()) {
-                    Some(word) => format!("did you mean {word:?}? {allowed}"),
-                    None => allowed,
-                };
-                Err(Wrong::new(format!("`{name}` cannot be {text:?}"), hint))
-            },
-        )
-    }
-
-    pub(crate) fn duration(&self, name: &str, min: Duration) -> Duration {
-        self.parsed(name, "a duration in quotes", |text| {
-            let Some(value) = duration::parse(text) else {
-                return Err(Wrong::new(
-                    format!("`{name}` is {text:?}, not a duration"),
-                    format!("{}; at most 36500d", duration::EXAMPLES),
-                ));
-            };
-            if value < min {
-                return Err(Wrong::new(
-                    format!("`{name}` is {text:?}, too short"),
-                    format!(
-                        "at least \"{}\"; the default is {}",
-                        duration::format(min),
-                        self.example(name)
-                    ),
-                ));
-            }
-            Ok(value)
-        })
-    }
-
-    /// An integer within the range; a mistake is noted and the default taken.
-    pub(crate) fn number<T>(&self, name: &str, range: RangeInclusive<T>) -> T
-    where
-        T: Copy + Into<i64> + TryFrom<i64>,
-    {
-        let (min, max): (i64, i64) = ((*range.start()).into(), (*range.end()).into());
-        let written = self.get(name).and_then(|value| match value.get_ref() {
-            DeValue::Integer(number) => {
-                let fits = integer(number).filter(|number| (min..=max).contains(number));
-                let converted = fits.and_then(|number| T::try_from(number).ok());
-                if converted.is_none() {
-                    let message = format!("`{name}` is {number}, not within {min} to {max}");
-                    let hint = format!("the default is {}", self.example(name));
-                    self.note(&self.place_of(value), Wrong::new(message, hint));
-                }
-                converted
-            }
-            _ => {
-                self.note_type(name, value, "an integer");
-                None
-            }
-        });
-        written.unwrap_or_else(|| {
-            let Kind::Number(default) = self.kind(name) else {
-                panic!("{name} has no default number")
-            };
-            T::try_from(i64::from(*default))
-                .ok()
-                .expect("the defaults of the key table fit")
-        })
-    }
-
-    /// The word given, or an integer within the range.
-    pub(crate) fn word_or_number(
-        &self,
-        name: &str,
-        word: &str,
-        range: RangeInclusive<u32>,
-    ) -> Option<u32> {
-        let (min, max) = (range.start(), range.end());
-        let expected = format!("{word:?} or an integer from {min} to {max}");
-        let value = self.get(name)?;
-        if let DeValue::Integer(number) = value.get_ref() {
-            let fits = integer(number).and_then(|number| u32::try_from(number).ok());
-            let fits = fits.filter(|number| range.contains(number));
-            if fits.is_none() {
-                let message = format!("`{name}` is {number}, not within {min} to {max}");
-                let hint = format!("the default is {}", self.example(name));
-                self.note(&self.place_of(value), Wrong::new(message, hint));
-            }
-            return fits;
-        }
-        let found = self.written(name, &expected)?;
-        if found.value != word {
-            let message = format!("`{name}` cannot be {:?}", found.value);
-            self.note(
-                &found.place,
-                Wrong::new(message, format!("{expected}, without quotes")),
-            );
-        }
-        None
-    }
-
-    /// Whether the key is left out or holds its default.
-    pub(crate) fn is_default(&self, name: &str) -> bool {
-        match (self.get(name).map(Spanned::get_ref), self.kind(name)) {
-            (None, _) => true,
-            (Some(DeValue::String(text)), Kind::Text(default)) => text == default,
-            (Some(DeValue::Integer(number)), Kind::Number(default)) => {
-                integer(number) == Some(i64::from(*default))
-            }
-            _ => false,
-        }
     }
 
     /// Keys without a table of their own: `[log]`, or `ejection = { … }`.
@@ -532,7 +282,7 @@ pub(crate) fn not_yet(what: &str, hint: impl Into<String>) -> Wrong {
     )
 }
 
-fn integer(number: &DeInteger<'_>) -> Option<i64> {
+pub(super) fn integer(number: &DeInteger<'_>) -> Option<i64> {
     i64::from_str_radix(number.as_str(), number.radix()).ok()
 }
 

@@ -10,7 +10,7 @@ pub(crate) fn nearest<'c>(
     word: &str,
     candidates: impl IntoIterator<Item = &'c str>,
 ) -> Option<&'c str> {
-    let slips_max = (word.chars().count() / 3).max(1);
+    let slips_max = word.chars().count() / 3;
     let distance = |candidate: &str| strsim::damerau_levenshtein(word, candidate);
     let near = candidates
         .into_iter()
@@ -29,7 +29,8 @@ pub(crate) fn for_key(section: &Section, name: &str) -> String {
         .filter_map(|other| home(other, name))
         .collect();
     if !elsewhere.is_empty() {
-        return format!("`{name}` {}", elsewhere.join(" or "));
+        let once = elsewhere.join(" or ").replace(" or belongs in", " or");
+        return format!("`{name}` {once}");
     }
     let dashes_undone = name.replace('-', "_").to_ascii_lowercase();
     let known = section.keys.iter().map(|key| key.name);
@@ -110,11 +111,16 @@ pub(crate) fn quoted(words: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::keys::{BACKEND, LISTENER, POOL};
+    use crate::config::keys::{BACKEND, GLOBAL, LISTENER, POOL};
 
     #[test]
     fn an_unknown_key_is_answered_with_what_was_probably_meant() {
         let cases = [
+            (
+                &GLOBAL,
+                "name",
+                "`name` belongs in [[listener]] or [[pool]] or [[pool.backend]]",
+            ),
             (&POOL, "polcy", "did you mean `policy`?"),
             (&POOL, "connect-timeout", "did you mean `connect_timeout`?"),
             (&POOL, "Policy", "did you mean `policy`?"),

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use toml::de::DeTable;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 use crate::config::ledger::{Ledger, Place, Source, Wrong};
 
@@ -18,16 +19,19 @@ pub(crate) struct Page<'a> {
 /// Reads what can be read; the rest is noted.
 pub(crate) fn parse<'a>(file: usize, source: &'a Source, ledger: &Ledger) -> Page<'a> {
     let text = source.text.as_str();
-    let (tree, errors) = DeTable::parse_recoverable(text);
-    let mut errors: Vec<SyntaxError> = errors
-        .into_iter()
-        .map(|error| SyntaxError {
-            span: error.span().unwrap_or(0..0),
-            message: error.message().to_owned(),
-        })
-        .collect();
+    let (mut tree, mut errors) = read(text);
+    if errors.iter().any(SyntaxError::swallows_a_line) {
+        let repaired = source.repaired.get_or_init(|| blanked(text, &errors));
+        let (again, further) = read(repaired);
+        tree = again;
+        errors.retain(SyntaxError::swallows_a_line);
+        errors.extend(further);
+    }
     errors.sort_by_key(|error| error.span.start);
-    keep_causes(text, &mut errors);
+    if let Some(span) = blame_the_open_array(text, tree.get_ref(), &mut errors) {
+        ledger.structure_lost_at(&Place { file, span });
+    }
+    errors.dedup_by_key(|error| line_of(text, error.span.start).start);
     for error in errors {
         if error.loses_structure() {
             ledger.structure_lost_at(&Place {
@@ -45,6 +49,25 @@ pub(crate) fn parse<'a>(file: usize, source: &'a Source, ledger: &Ledger) -> Pag
     }
 }
 
+fn read(text: &str) -> (Spanned<DeTable<'_>>, Vec<SyntaxError>) {
+    let (tree, errors) = DeTable::parse_recoverable(text);
+    let errors = errors.into_iter().map(|error| SyntaxError {
+        span: error.span().unwrap_or(0..0),
+        message: error.message().to_owned(),
+    });
+    (tree, errors.collect())
+}
+
+/// The text without the lines that swallow others; all other bytes keep their place.
+fn blanked(text: &str, errors: &[SyntaxError]) -> String {
+    let mut repaired = text.to_owned();
+    for error in errors.iter().filter(|error| error.swallows_a_line()) {
+        let line = line_of(text, error.span.start);
+        repaired.replace_range(line.clone(), &" ".repeat(line.len()));
+    }
+    repaired
+}
+
 struct SyntaxError {
     span: Range<usize>,
     /// In the words of the parser.
@@ -56,28 +79,69 @@ impl SyntaxError {
     fn loses_structure(&self) -> bool {
         self.message.starts_with("unclosed")
     }
+
+    /// The parser goes on behind the next line.
+    fn swallows_a_line(&self) -> bool {
+        self.message.starts_with("key with no value")
+    }
+
+    fn is_open_string(&self) -> bool {
+        let (what, expected) = self.message.split_once(", expected ").unwrap_or_default();
+        what.starts_with("invalid")
+            && what.ends_with("string")
+            && matches!(expected, "`\"`" | "`'`" | "'`'")
+    }
 }
 
-/// Leaves one error for each line, and of an array that is never closed only the place where it
-/// shows first: every later line would be an error of that array.
-fn keep_causes(text: &str, errors: &mut Vec<SyntaxError>) {
-    if errors
+/// All that follows an array that is never closed is an error of that array: only the bracket that
+/// opens it is kept, or the string on its line that swallowed the closing one. Gives that bracket.
+fn blame_the_open_array(
+    text: &str,
+    tree: &DeTable<'_>,
+    errors: &mut Vec<SyntaxError>,
+) -> Option<Range<usize>> {
+    let unclosed = errors
         .iter()
-        .any(|error| error.message.starts_with("unclosed array, "))
-    {
-        let first = errors
-            .iter()
-            .position(|error| error.message.contains("array"));
-        if let Some(first) = first {
-            errors.truncate(first + 1);
-            errors[first].message = "unclosed array".to_owned();
-        }
-    }
-    errors.dedup_by_key(|error| line_of(text, error.span.start).start);
+        .find(|error| error.message.starts_with("unclosed array, "));
+    let end = unclosed?.span.start;
+    let start = open_array(tree.values(), end)?;
+    let line = line_of(text, start);
+    let open_string = |error: &SyntaxError| {
+        error.is_open_string() && (line.start..=line.end).contains(&error.span.start)
+    };
+    let cause = errors.iter().position(open_string);
+    let cause = cause.map(|at| errors.swap_remove(at));
+    errors.retain(|error| error.span.start < start);
+    let bracket = start..start + 1;
+    errors.push(cause.unwrap_or_else(|| SyntaxError {
+        span: bracket.clone(),
+        message: "unclosed array".to_owned(),
+    }));
+    Some(bracket)
 }
+
+/// Where the outermost array begins that the text ended in.
+fn open_array<'v>(
+    values: impl Iterator<Item = &'v Spanned<DeValue<'v>>>,
+    end: usize,
+) -> Option<usize> {
+    let open = |value: &'v Spanned<DeValue<'v>>| match value.get_ref() {
+        DeValue::Array(_) if value.span().end == end => Some(value.span().start),
+        DeValue::Array(items) => open_array(Box::new(items.iter()) as Values<'v>, end),
+        DeValue::Table(table) => open_array(Box::new(table.values()) as Values<'v>, end),
+        _ => None,
+    };
+    values.filter_map(open).min()
+}
+
+type Values<'v> = Box<dyn Iterator<Item = &'v Spanned<DeValue<'v>>> + 'v>;
 
 /// In words for an operator, with what would be right.
 fn explain(text: &str, error: SyntaxError) -> (Range<usize>, Wrong) {
+    if error.is_open_string() {
+        let hint = "a string ends with the quote it begins with";
+        return (error.span, Wrong::new("a string is not closed", hint));
+    }
     let SyntaxError { span, message } = error;
     let written = text.get(span.clone()).unwrap_or_default();
     let (what, expected) = message.split_once(", expected ").unwrap_or((&message, ""));
@@ -95,8 +159,10 @@ fn explain(text: &str, error: SyntaxError) -> (Range<usize>, Wrong) {
             );
         }
         "unclosed array" => {
-            let hint = "every `[` of a value needs its `]`; look at the lines above";
-            return (span, Wrong::new("an array is not closed", hint));
+            return (
+                span,
+                Wrong::new("this array is not closed", "add the missing `]`"),
+            );
         }
         what if what.starts_with("unclosed") && what.ends_with("table") => {
             let hint = "a header looks like [log] or [[pool]], an inline table like { rise = 2 }";
@@ -113,6 +179,10 @@ fn explain(text: &str, error: SyntaxError) -> (Range<usize>, Wrong) {
             let hint = format!("text stands in quotes: {:?}", &text[bare.clone()]);
             (bare, Wrong::new("not a value", hint))
         }
+        None if what == "string values must be quoted" => (
+            span,
+            Wrong::new("not a value", format!("text stands in quotes: {written:?}")),
+        ),
         None if what.contains("escape") => {
             let hint = "write `\\\\` for a backslash, or put the text in single quotes";
             (span, Wrong::new(what, hint))

@@ -1,17 +1,1230 @@
-//! Whole configurations: what is accepted, what every kind of mistake is told as, and that the
-//! printed settings are the settings.
+//! Whole configurations: what is accepted, how each kind of mistake is told, and that the printed
+//! settings are the settings.
 
-use lbd::config::load::load_text;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use lbd::balance::health::{Ejection, Thresholds};
+use lbd::balance::policy::PolicyKind;
+use lbd::base::addr::Endpoint;
+use lbd::config::load::{load, load_text};
+use lbd::config::mistakes::Mistakes;
+use lbd::config::print::print_effective;
+use lbd::config::settings::*;
+use proptest::prelude::*;
+
+/// The smallest configuration there is.
+const LEAST: &str = r#"
+[[listener]]
+name = "in"
+bind = "127.0.0.1:8080"
+pool = "out"
+
+[[pool]]
+name = "out"
+
+[[pool.backend]]
+address = "127.0.0.1:9001"
+"#;
 
 fn no_env(_: &str) -> Option<String> {
     None
 }
 
-#[test]
-fn show() {
-    let text = std::fs::read_to_string(std::env::var("SHOW").unwrap()).unwrap();
-    match load_text("lb.toml", &text, &no_env) {
-        Ok(s) => println!("{}", lbd::config::print::print_effective(&s)),
-        Err(m) => println!("{m}"),
+fn read(text: &str) -> Result<Settings, Mistakes> {
+    load_text("lb.toml", text, &no_env)
+}
+
+/// `LEAST` with further lines in one of its tables.
+fn with(header: &str, lines: &str) -> String {
+    if LEAST.contains(&format!("\n{header}\n")) {
+        LEAST.replacen(
+            &format!("\n{header}\n"),
+            &format!("\n{header}\n{lines}\n"),
+            1,
+        )
+    } else {
+        format!("{LEAST}{header}\n{lines}\n")
     }
+}
+
+/// Each mistake as "line:column message | hint", the line counted from that of `first`.
+fn told(text: &str, first: &str) -> Vec<String> {
+    let Err(mistakes) = read(text) else {
+        panic!("accepted:\n{text}")
+    };
+    let before = text
+        .lines()
+        .take_while(|line| *line != first.lines().next().unwrap())
+        .count();
+    let tell = |mistake: &lbd::config::mistakes::Mistake| {
+        let hint = mistake.hint.as_deref().unwrap_or("-");
+        let line = mistake.line as isize - before as isize;
+        format!("{line}:{} {} | {hint}", mistake.column, mistake.message)
+    };
+    mistakes.into_iter().map(tell).collect()
+}
+
+#[test]
+fn the_least_configuration_has_every_default() {
+    let settings = read(LEAST).unwrap();
+    assert_eq!(
+        settings.global,
+        Global {
+            workers: None,
+            max_connections: 100_000,
+            drain_timeout: Duration::from_secs(30),
+            hash_seed: String::new(),
+        }
+    );
+    assert_eq!(
+        settings.log,
+        Log {
+            level: LogLevel::Info,
+            format: LogFormat::Text,
+            access: AccessTarget::Stdout,
+        }
+    );
+    assert_eq!(
+        settings.listeners,
+        [Listener {
+            name: "in".to_owned(),
+            binds: vec![Endpoint::Tcp("127.0.0.1:8080".parse().unwrap())],
+            pool: 0,
+            max_connections: 0,
+            idle_timeout: Duration::from_secs(600),
+            half_close_timeout: Duration::from_secs(3600),
+            max_lifetime: Duration::ZERO,
+        }]
+    );
+    assert_eq!(
+        settings.pools,
+        [Pool {
+            name: "out".to_owned(),
+            policy: PolicyKind::RoundRobin,
+            connect_timeout: Duration::from_secs(2),
+            retries: 2,
+            ejection: Ejection {
+                connect_failures: 3,
+                base: Duration::from_secs(5),
+                max: Duration::from_secs(60),
+                max_percent: 50,
+            },
+            health: Health {
+                probe: Probe::Tcp,
+                interval: Duration::from_secs(2),
+                timeout: Duration::from_secs(1),
+                thresholds: Thresholds { rise: 2, fall: 3 },
+                fast_interval: Duration::from_millis(500),
+                down_interval: Duration::from_secs(2),
+                port: 0,
+            },
+            backends: vec![Backend {
+                name: "127.0.0.1:9001".to_owned(),
+                address: Endpoint::Tcp("127.0.0.1:9001".parse().unwrap()),
+                weight: 1,
+                priority: 0,
+                max_connections: 0,
+            }],
+        }]
+    );
+}
+
+/// Its own names and its second backend aside, every line of it is a default.
+#[test]
+fn the_documented_file_says_what_is_done_without_it() {
+    let text = include_str!("../../conf/lb.toml");
+    let settings = read(text).unwrap();
+    let least = read(LEAST).unwrap();
+    assert_eq!(
+        (&settings.global, &settings.log),
+        (&least.global, &least.log)
+    );
+    let listener = Listener {
+        name: settings.listeners[0].name.clone(),
+        binds: settings.listeners[0].binds.clone(),
+        ..least.listeners[0].clone()
+    };
+    assert_eq!(settings.listeners, [listener]);
+    let (name, backends) = (
+        settings.pools[0].name.clone(),
+        settings.pools[0].backends.clone(),
+    );
+    assert_eq!(backends.len(), 2);
+    assert_eq!(
+        settings.pools,
+        [Pool {
+            name,
+            backends,
+            ..least.pools[0].clone()
+        }]
+    );
+
+    // The keys that only `probe = "http"` looks at.
+    let http = read(&text.replace("probe = \"tcp\"", "probe = \"http\"")).unwrap();
+    let bare = read(&with("[pool.health]", "probe = \"http\"")).unwrap();
+    assert_eq!(http.pools[0].health, bare.pools[0].health);
+    let Probe::Http(probe) = &bare.pools[0].health.probe else {
+        panic!("not http")
+    };
+    assert_eq!(probe.expect_status, [200..=399]);
+    assert_eq!((probe.path.as_str(), probe.host.as_str()), ("/", ""));
+}
+
+#[test]
+fn every_example_is_accepted() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/examples");
+    let files: Vec<PathBuf> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    assert!(files.len() >= 3);
+    for file in files {
+        let settings = load(&file, &no_env).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        assert_eq!(read(&print_effective(&settings)), Ok(settings));
+    }
+}
+
+#[test]
+fn values_are_read_in_every_form_they_may_have() {
+    let settings = read(
+        r#"
+        global = { workers = 0x10, max_connections = 1_000, drain_timeout = "1m30s" }
+        log.access = "/var/log/lbd/access.log"
+        [[listener]]
+        name = "a.b:c-d_E9"
+        bind = ["0.0.0.0:80", "[::]:80", "127.0.0.1:7000-7002", "unix:/run/lbd.sock", "127.0.0.1:0"]
+        pool = "p"
+        [[listener]]
+        name = "second"
+        bind = "127.0.0.1:0"
+        pool = "p"
+        [[pool]]
+        name = "unused"
+        policy = "weighted_round_robin"
+        backend = [{ address = "[::1]:80" }, { name = "10.0.0.0/8", address = "unix:/run/x" }]
+        [[pool]]
+        name = "p"
+        policy = "failover"
+        ejection = { connect_failures = 0, base = "1m" }
+        health = { probe = "http", expect_status = "200, 204,300-399", path = "/x?y=1" }
+        [[pool.backend]]
+        address = "1.2.3.4:5"
+        weight = 0
+        "#,
+    )
+    .unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    assert_eq!(settings.global.workers, Some(16));
+    assert_eq!(settings.global.max_connections, 1000);
+    assert_eq!(settings.global.drain_timeout, Duration::from_secs(90));
+    assert_eq!(
+        settings.log.access,
+        AccessTarget::File("/var/log/lbd/access.log".into())
+    );
+    let binds: Vec<String> = settings.listeners[0]
+        .binds
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        binds,
+        [
+            "0.0.0.0:80",
+            "[::]:80",
+            "127.0.0.1:7000",
+            "127.0.0.1:7001",
+            "127.0.0.1:7002",
+            "unix:/run/lbd.sock",
+            "127.0.0.1:0"
+        ]
+    );
+    assert_eq!(settings.listeners[0].pool, 1);
+    let names: Vec<&str> = settings.pools[0]
+        .backends
+        .iter()
+        .map(|b| b.name.as_str())
+        .collect();
+    assert_eq!(names, ["[::1]:80", "10.0.0.0/8"]);
+    assert_eq!(settings.pools[0].policy, PolicyKind::RoundRobin);
+    assert_eq!(settings.pools[1].policy, PolicyKind::Failover);
+    assert_eq!(settings.pools[1].ejection.connect_failures, 0);
+    assert_eq!(settings.pools[1].ejection.max_percent, 50);
+    let Probe::Http(probe) = &settings.pools[1].health.probe else {
+        panic!("not http")
+    };
+    assert_eq!(probe.expect_status, [200..=200, 204..=204, 300..=399]);
+}
+
+/// Header, lines added under it, and what is told; lines are counted from the first one added.
+const ONE_MISTAKE: &[(&str, &str, &str)] = &[
+    // Keys
+    (
+        "[[pool]]",
+        "polcy = \"random\"",
+        "1:1 unknown key `polcy` in [[pool]] \"out\" | did you mean `policy`?",
+    ),
+    (
+        "[[pool]]",
+        "idle_timeout = \"1s\"",
+        "1:1 unknown key `idle_timeout` in [[pool]] \"out\" | `idle_timeout` belongs in [[listener]]",
+    ),
+    (
+        "[[pool]]",
+        "colour = 1",
+        "1:1 unknown key `colour` in [[pool]] \"out\" | known keys: name, policy, hash_key, connect_timeout, retries, ejection, health, backend",
+    ),
+    (
+        "[[pool]]",
+        "servers = []",
+        "1:1 unknown key `servers` in [[pool]] \"out\" | lbd calls it `backend`",
+    ),
+    (
+        "[[backend]]",
+        "address = \"x\"",
+        "0:3 unknown key `backend` at the top level | `backend` is written [[pool.backend]]",
+    ),
+    (
+        "[pool.health]",
+        "intervall = \"1s\"",
+        "1:1 unknown key `intervall` in [pool.health] of [[pool]] \"out\" | did you mean `interval`?",
+    ),
+    (
+        "[[pool.backend]]",
+        "wieght = 1",
+        "1:1 unknown key `wieght` in [[pool.backend]] of [[pool]] \"out\" | did you mean `weight`?",
+    ),
+    (
+        "[[pool]]",
+        "ejection = { bse = \"1s\" }",
+        "1:14 unknown key `bse` in ejection = { … } of [[pool]] \"out\" | did you mean `base`?",
+    ),
+    // Not yet
+    (
+        "[admin]",
+        "bind = \"127.0.0.1:9900\"",
+        "0:2 `admin` is not supported by this version of lbd yet | leave it out",
+    ),
+    (
+        "[ai]",
+        "",
+        "0:2 `ai` is not supported by this version of lbd yet | leave it out",
+    ),
+    (
+        "[[listener]]",
+        "allow = [\"10.0.0.0/8\"]",
+        "1:1 `allow` is not supported by this version of lbd yet | leave it out",
+    ),
+    (
+        "[[listener]]",
+        "deny = [\"10.0.0.0/8\"]",
+        "1:1 `deny` is not supported by this version of lbd yet | leave it out",
+    ),
+    (
+        "[[listener]]",
+        "per_source = { connections = 100 }",
+        "1:1 `per_source` is not supported by this version of lbd yet | leave it out",
+    ),
+    (
+        "[[listener]]",
+        "accept_proxy = { from = [] }",
+        "1:1 `accept_proxy` is not supported by this version of lbd yet | leave it out",
+    ),
+    (
+        "[[listener]]",
+        "tls.mode = \"terminate\"",
+        "1:1 `tls` is not supported by this version of lbd yet | leave it out",
+    ),
+    (
+        "[[listener]]",
+        "kernel.source = \"preserve\"",
+        "1:1 `kernel` is not supported by this version of lbd yet | leave it out",
+    ),
+    (
+        "[[listener.route]]",
+        "",
+        "0:12 `route` is not supported by this version of lbd yet | leave it out",
+    ),
+    (
+        "[[listener]]",
+        "mode = \"ai\"",
+        "1:8 `mode = \"ai\"` is not supported by this version of lbd yet | allowed: \"tcp\"",
+    ),
+    (
+        "[[pool]]",
+        "queue = { length = 1 }",
+        "1:1 `queue` is not supported by this version of lbd yet | leave it out",
+    ),
+    (
+        "[[pool]]",
+        "slow_start = \"1s\"",
+        "1:1 `slow_start` is not supported by this version of lbd yet | leave it out; only slow_start = \"0s\" is accepted",
+    ),
+    (
+        "[[pool]]",
+        "send_proxy = \"v2\"",
+        "1:1 `send_proxy` is not supported by this version of lbd yet | leave it out; only send_proxy = \"off\" is accepted",
+    ),
+    (
+        "[[pool]]",
+        "panic_threshold = 10",
+        "1:1 `panic_threshold` is not supported by this version of lbd yet | leave it out; only panic_threshold = 0 is accepted",
+    ),
+    (
+        "[[pool]]",
+        "tls = {}",
+        "1:1 `tls` is not supported by this version of lbd yet | leave it out",
+    ),
+    (
+        "[[pool]]",
+        "drain = {}",
+        "1:1 `drain` is not supported by this version of lbd yet | leave it out",
+    ),
+    (
+        "[[pool]]",
+        "policy = \"least_latency\"",
+        "1:10 `policy = \"least_latency\"` is not supported by this version of lbd yet | allowed: \"round_robin\", \"weighted_round_robin\", \"least_connections\", \"ip_hash\", \"random\", \"two_choices\", \"failover\"",
+    ),
+    (
+        "[[pool]]",
+        "hash_key = \"sni\"",
+        "1:12 `hash_key = \"sni\"` is not supported by this version of lbd yet | allowed: \"source_ip\"",
+    ),
+    (
+        "[pool.health]",
+        "probe = \"exec\"",
+        "1:9 `probe = \"exec\"` is not supported by this version of lbd yet | allowed: \"none\", \"tcp\", \"http\"",
+    ),
+    (
+        "[pool.health]",
+        "send = \"x\"",
+        "1:1 `send` is not supported by this version of lbd yet | leave it out; only send = \"\" is accepted",
+    ),
+    (
+        "[pool.health]",
+        "command = [\"x\"]",
+        "1:1 `command` is not supported by this version of lbd yet | leave it out",
+    ),
+    (
+        "[[pool.backend]]",
+        "cost = 0.5",
+        "1:1 `cost` is not supported by this version of lbd yet | leave it out; only cost = 0 is accepted",
+    ),
+    (
+        "[[pool.discover]]",
+        "kind = \"dns\"",
+        "0:8 `discover` is not supported by this version of lbd yet | leave it out",
+    ),
+    // Types
+    (
+        "[[pool]]",
+        "retries = \"2\"",
+        "1:11 `retries` is a string, expected an integer | for example retries = 2",
+    ),
+    (
+        "[[pool]]",
+        "retries = 2.0",
+        "1:11 `retries` is a float, expected an integer | for example retries = 2",
+    ),
+    (
+        "[[pool]]",
+        "connect_timeout = 2",
+        "1:19 `connect_timeout` is an integer, expected a duration in quotes | for example connect_timeout = \"2s\"",
+    ),
+    (
+        "[[pool]]",
+        "policy = true",
+        "1:10 `policy` is a boolean, expected one of \"round_robin\", \"weighted_round_robin\", \"least_connections\", \"ip_hash\", \"random\", \"two_choices\", \"failover\" | for example policy = \"round_robin\"",
+    ),
+    (
+        "[[pool]]",
+        "health = 1979-05-27",
+        "1:10 `health` is a date, expected a table | for example [pool.health]",
+    ),
+    (
+        "[[pool.health]]",
+        "",
+        "0:1 `health` is an array of tables, expected one table | single brackets: [pool.health]",
+    ),
+    (
+        "[global]",
+        "workers = []",
+        "1:11 `workers` is an array, expected \"auto\" or an integer from 1 to 256 | for example workers = \"auto\"",
+    ),
+    (
+        "[global]",
+        "hash_seed = {}",
+        "1:13 `hash_seed` is a table, expected a string | for example hash_seed = \"\"",
+    ),
+    (
+        "[[log]]",
+        "",
+        "0:1 `log` is an array of tables, expected one table | single brackets: [log]",
+    ),
+    // Values
+    (
+        "[global]",
+        "workers = 0",
+        "1:11 `workers` is 0, not within 1 to 256 | the default is workers = \"auto\"",
+    ),
+    (
+        "[global]",
+        "workers = \"4\"",
+        "1:11 `workers` cannot be \"4\" | \"auto\" or an integer from 1 to 256, without quotes",
+    ),
+    (
+        "[global]",
+        "max_connections = 0",
+        "1:19 `max_connections` is 0, not within 1 to 4294967295 | the default is max_connections = 100000",
+    ),
+    (
+        "[global]",
+        "max_connections = 99999999999999999999",
+        "1:19 `max_connections` is 99999999999999999999, not within 1 to 4294967295 | the default is max_connections = 100000",
+    ),
+    (
+        "[global]",
+        "drain_timeout = \"10 min\"",
+        "1:17 `drain_timeout` is \"10 min\", not a duration | a number and a unit (ms, s, m, h or d), such as \"250ms\", \"2s\" or \"1m30s\"; at most 36500d",
+    ),
+    (
+        "[log]",
+        "level = \"inof\"",
+        "1:9 `level` cannot be \"inof\" | did you mean \"info\"? allowed: \"error\", \"warn\", \"info\", \"debug\", \"trace\"",
+    ),
+    (
+        "[log]",
+        "format = \"xml\"",
+        "1:10 `format` cannot be \"xml\" | allowed: \"text\", \"json\"",
+    ),
+    (
+        "[log]",
+        "access = \"sdtout\"",
+        "1:10 `access` cannot be \"sdtout\" | allowed: \"off\", \"stdout\", \"stderr\", or a file path such as \"/var/log/lbd/access.log\"",
+    ),
+    (
+        "[[listener]]",
+        "max_connections = -1",
+        "1:19 `max_connections` is -1, not within 0 to 4294967295 | the default is max_connections = 0",
+    ),
+    (
+        "[[pool]]",
+        "connect_timeout = \"0s\"",
+        "1:19 `connect_timeout` is \"0s\", too short | at least \"1ms\"; the default is connect_timeout = \"2s\"",
+    ),
+    (
+        "[[pool]]",
+        "retries = 17",
+        "1:11 `retries` is 17, not within 0 to 16 | the default is retries = 2",
+    ),
+    (
+        "[[pool]]",
+        "ejection = { max_percent = 101 }",
+        "1:28 `max_percent` is 101, not within 0 to 100 | the default is max_percent = 50",
+    ),
+    (
+        "[[pool]]",
+        "ejection = { base = \"2m\" }",
+        "1:21 `base` (2m) is longer than `max` (1m) in ejection = { … } of [[pool]] \"out\" | `base` is the length of the first ejection, `max` that of the longest",
+    ),
+    (
+        "[pool.health]",
+        "rise = 0",
+        "1:8 `rise` is 0, not within 1 to 4294967295 | the default is rise = 2",
+    ),
+    (
+        "[pool.health]",
+        "fall = 0",
+        "1:8 `fall` is 0, not within 1 to 4294967295 | the default is fall = 3",
+    ),
+    (
+        "[pool.health]",
+        "interval = \"9ms\"",
+        "1:12 `interval` is \"9ms\", too short | at least \"10ms\"; the default is interval = \"2s\"",
+    ),
+    (
+        "[pool.health]",
+        "timeout = \"0s\"",
+        "1:11 `timeout` is \"0s\", too short | at least \"1ms\"; the default is timeout = \"1s\"",
+    ),
+    (
+        "[pool.health]",
+        "port = 65536",
+        "1:8 `port` is 65536, not within 0 to 65535 | the default is port = 0",
+    ),
+    (
+        "[pool.health]",
+        "expect_body = \"ok\"",
+        "1:15 `expect_body` is for probe = \"http\" only | add probe = \"http\" to [pool.health] of [[pool]] \"out\", or leave `expect_body` out",
+    ),
+    (
+        "[pool.health]",
+        "probe = \"http\"\npath = \"x\"",
+        "2:8 the path \"x\" does not begin with `/` | such as \"/health?full=1\"; escape other characters as %20",
+    ),
+    (
+        "[pool.health]",
+        "probe = \"http\"\nhost = \"a\\r\\nb\"",
+        "2:8 the host \"a\\r\\nb\" has a space or a control or non-ASCII character | a name such as \"web.internal\", or \"\" for the address",
+    ),
+    (
+        "[pool.health]",
+        "probe = \"http\"\nexpect_status = \"2xx\"",
+        "2:17 `expect_status` is \"2xx\", not a list of HTTP statuses | 100 to 599, such as \"200\", \"200-399\" or \"200,204,300-399\"",
+    ),
+    (
+        "[[pool.backend]]",
+        "weight = 65536",
+        "1:10 `weight` is 65536, not within 0 to 65535 | the default is weight = 1",
+    ),
+    (
+        "[[pool.backend]]",
+        "name = \"a b\"",
+        "1:8 the name \"a b\" has the character ' ' | 1 to 64 of the letters, digits and _ . : -",
+    ),
+    (
+        "[[pool.backend]]",
+        "name = \"\"",
+        "1:8 the name \"\" is empty | 1 to 64 of the letters, digits and _ . : -",
+    ),
+    // Variables
+    (
+        "[global]",
+        "hash_seed = 'a${KEY}'",
+        "1:15 the environment variable `KEY` is not set | set it where lbd is started; write `$${` for a plain `${`",
+    ),
+    (
+        "[global]",
+        "hash_seed = \"a\\t${KEY}\"",
+        "1:17 the environment variable `KEY` is not set | set it where lbd is started; write `$${` for a plain `${`",
+    ),
+    (
+        "[global]",
+        "hash_seed = \"\\u0024{KEY}\"",
+        "1:13 the environment variable `KEY` is not set | set it where lbd is started; write `$${` for a plain `${`",
+    ),
+    (
+        "[global]",
+        "hash_seed = \"${a-b}\"",
+        "1:14 `${a-b}` does not name an environment variable | a name has letters, digits and `_`, such as ${HOST}; write `$${` for a plain `${`",
+    ),
+    (
+        "[global]",
+        "hash_seed = \"x${\"",
+        "1:15 `${` is not closed by a `}` | write `$${` for a plain `${`",
+    ),
+    // Text that is not TOML
+    (
+        "[log]",
+        "level = info",
+        "1:9 not a value | text stands in quotes: \"info\"",
+    ),
+    (
+        "[[pool]]",
+        "connect_timeout = 10s # x",
+        "1:19 not a value | text stands in quotes: \"10s\"",
+    ),
+    (
+        "[log]",
+        "level =",
+        "1:8 no value after `=` | write `key = value`",
+    ),
+    (
+        "[log]",
+        "level \"info\"",
+        "1:7 a key without a value | write `key = value`",
+    ),
+    (
+        "[log]",
+        "level = \"info",
+        "1:14 a string is not closed | a string ends with the quote it begins with",
+    ),
+    (
+        "[log]",
+        "level = \"\\q\"",
+        "1:11 missing escaped value | write `\\\\` for a backslash, or put the text in single quotes",
+    ),
+    (
+        "[log]",
+        "level = \"info\"\nlevel = \"warn\"",
+        "2:1 `level` is set twice | keep one of the two",
+    ),
+    (
+        "[log",
+        "",
+        "0:5 unclosed table | a header looks like [log] or [[pool]], an inline table like { rise = 2 }",
+    ),
+    (
+        "[log]",
+        "level = [\"info\"",
+        "1:9 this array is not closed | add the missing `]`",
+    ),
+    (
+        "[log]",
+        "level = [\"info]",
+        "1:16 a string is not closed | a string ends with the quote it begins with",
+    ),
+];
+
+#[test]
+fn each_mistake_is_told_with_its_place_and_what_would_be_right() {
+    let mut wrong = Vec::new();
+    for (header, lines, expected) in ONE_MISTAKE {
+        // Lines are counted from the header: it is line 0.
+        let text = with(header, lines);
+        let found: Vec<String> = told(&text, header)
+            .into_iter()
+            .map(|told| {
+                let (line, rest) = told.split_once(':').unwrap();
+                format!("{}:{rest}", line.parse::<isize>().unwrap() - 1)
+            })
+            .collect();
+        if found != [*expected] {
+            wrong.push(format!(
+                "{header}\n{lines}\n  expected {expected}\n  found    {found:#?}"
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+#[test]
+fn what_is_missing_is_told_at_the_table_that_lacks_it() {
+    let text = "[[listener]]\n[[pool]]\n[[pool.backend]]\nweight = 2\n[[pool]]\nname = \"b\"\n";
+    assert_eq!(
+        told(text, "[[listener]]"),
+        [
+            "1:1 [[listener]] has no `name` | add a line such as name = \"web\"",
+            "1:1 [[listener]] has no `bind` | add a line such as bind = \"0.0.0.0:8080\"",
+            "1:1 [[listener]] has no `pool` | add a line such as pool = \"web\"",
+            "2:1 [[pool]] has no `name` | add a line such as name = \"web\"",
+            "3:1 [[pool.backend]] of [[pool]] has no `address` | add a line such as address = \"127.0.0.1:9001\"",
+            "5:1 [[pool]] \"b\" has no backend | add [[pool.backend]] with a line such as address = \"127.0.0.1:9001\"",
+        ]
+    );
+    let nothing = read("").unwrap_err().to_string();
+    assert_eq!(
+        nothing,
+        "lb.toml: there is no [[listener]]\n      = hint: add [[listener]] with name, bind and pool\n\n\
+         lb.toml: there is no [[pool]]\n      = hint: add [[pool]] with a name and [[pool.backend]] with an address\n\n\
+         2 mistakes in lb.toml"
+    );
+}
+
+#[test]
+fn tables_are_checked_against_each_other() {
+    let text = r#"
+[[listener]]
+name = "a"
+bind = ["127.0.0.1:7000-7009", "unix:/run/a"]
+pool = "wbe"
+[[listener]]
+name = "a"
+bind = ["127.0.0.1:7005", "unix:/run/a", "127.0.0.2:7005"]
+pool = "nowhere"
+[[pool]]
+name = "web"
+health.port = 80
+[[pool.backend]]
+name = "x"
+address = "1.1.1.1:1"
+[[pool.backend]]
+name = "x"
+address = "unix:/run/x"
+[[pool]]
+name = "web"
+[[pool.backend]]
+name = "x"
+address = "1.1.1.1:1"
+[[pool.backend]]
+address = "unix:/run/a b"
+"#;
+    assert_eq!(
+        told(text, "[[listener]]"),
+        [
+            "4:8 unknown pool \"wbe\" in [[listener]] \"a\" | did you mean \"web\"? pools: web, web",
+            "6:8 there are two listeners named \"a\" | give one another name; the first is at lb.toml:3:8",
+            "7:9 127.0.0.1:7005 is bound twice | the first is at lb.toml:4:9",
+            "7:27 unix:/run/a is bound twice | the first is at lb.toml:4:32",
+            "8:8 unknown pool \"nowhere\" in [[listener]] \"a\" | pools: web, web",
+            "16:8 there are two backends named \"x\" | give one another name; the first is at lb.toml:14:8",
+            "17:11 [[pool.backend]] \"x\" of [[pool]] \"web\" is a socket in the file system, but health has a `port` | leave `port` out, or put the backend into a pool of its own",
+            "19:8 there are two pools named \"web\" | give one another name; the first is at lb.toml:11:8",
+            "24:11 the address is no name: the name \"unix:/run/a b\" has the character ' ' | add a line such as name = \"a\"",
+        ]
+    );
+}
+
+#[test]
+fn mistakes_look_like_those_of_a_compiler() {
+    let text = with("[[pool]]", "\tpolcy = \"random\"");
+    assert_eq!(
+        read(&text).unwrap_err().to_string(),
+        "lb.toml:8:2: unknown key `polcy` in [[pool]] \"out\"\n    \
+             8 |  polcy = \"random\"\n      \
+               |  ^^^^^\n      \
+               = hint: did you mean `policy`?\n\n\
+         1 mistake in lb.toml"
+    );
+}
+
+#[test]
+fn a_thousand_mistakes_are_listed_and_the_others_counted() {
+    let text = with("[log]", &"x\n".repeat(1500));
+    let mistakes = read(&text).unwrap_err();
+    assert_eq!(mistakes.as_slice().len(), 1000);
+    let told = mistakes.to_string();
+    assert!(told.ends_with("\n1500 mistakes in lb.toml, the first 1000 are shown"));
+}
+
+#[test]
+fn what_is_off_by_default_may_be_written_though_it_is_not_there_yet() {
+    let listener = "mode = \"tcp\"\ndeny = []\nroute = []";
+    let pool = "send_proxy = \"off\"\nslow_start = \"0ms\"\npanic_threshold = 0\ndiscover = []";
+    let health = "send = \"\"\nexpect = \"\"\ncommand = []\npath = \"/\"\nhost = \"\"";
+    for (header, lines) in [
+        ("[[listener]]", listener),
+        ("[[pool]]", pool),
+        ("[pool.health]", health),
+        ("[[pool.backend]]", "cost = 0.0"),
+        ("[[pool.backend]]", "cost = 0"),
+    ] {
+        assert_eq!(read(&with(header, lines)), read(LEAST), "{header}\n{lines}");
+    }
+}
+
+/// One slip must not be told as ten: what could not be read is not called missing.
+#[test]
+fn a_line_that_is_not_toml_hides_its_consequences_but_no_other_mistake() {
+    let text =
+        "[[listener]]\nname = in\nbind = 0.0.0.0:80\npool \"out\"\nidle_timeout = 3\n[[pool]]\n";
+    assert_eq!(
+        told(text, "[[listener]]"),
+        [
+            "2:8 not a value | text stands in quotes: \"in\"",
+            "3:8 not a value | text stands in quotes: \"0.0.0.0:80\"",
+            "4:6 a key without a value | write `key = value`",
+            "5:16 `idle_timeout` is an integer, expected a duration in quotes | for example idle_timeout = \"10m\"",
+        ]
+    );
+}
+
+#[test]
+fn variables_are_replaced_in_every_string() {
+    let env = |name: &str| match name {
+        "HOST" => Some("10.1.1.1".to_owned()),
+        "POLICY" => Some("random".to_owned()),
+        _ => None,
+    };
+    let text = LEAST.replace("127.0.0.1:9001", "${HOST}:9001").replace(
+        "[[pool]]",
+        "[global]\nhash_seed = \"$${HOST}\"\n[[pool]]\npolicy = \"${POLICY}\"",
+    );
+    let settings = load_text("lb.toml", &text, &env).unwrap();
+    assert_eq!(
+        settings.pools[0].backends[0].address.to_string(),
+        "10.1.1.1:9001"
+    );
+    assert_eq!(settings.pools[0].policy, PolicyKind::Random);
+    assert_eq!(settings.global.hash_seed, "${HOST}");
+}
+
+/// A folder with files, and what loading its `lb.toml` gives, the folder's name cut out.
+fn load_files(files: &[(&str, &str)]) -> Result<Settings, String> {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    let prefix = format!("{}/", folder.path().display());
+    load(&folder.path().join("lb.toml"), &no_env)
+        .map_err(|mistakes| mistakes.to_string().replace(&prefix, ""))
+}
+
+#[test]
+fn included_files_are_added_in_sorted_order() {
+    let listener = |name: &str, port: u16, pool: &str| {
+        format!("[[listener]]\nname = \"{name}\"\nbind = \"127.0.0.1:{port}\"\npool = \"{pool}\"\n")
+    };
+    let pool = |name: &str| {
+        format!("[[pool]]\nname = \"{name}\"\nbackend = [{{ address = \"1.1.1.1:1\" }}]\n")
+    };
+    let top = format!(
+        "include = [\"conf.d/*.toml\", \"*.toml\", \"conf.d/b.toml\", \"conf.d/../conf.d/*.toml\", \"conf.d/../*.toml\"]\n{}",
+        listener("top", 1, "b")
+    );
+    let settings = load_files(&[
+        ("lb.toml", &top),
+        (
+            "conf.d/b.toml",
+            &format!("{}{}", listener("b", 2, "a"), pool("b")),
+        ),
+        (
+            "conf.d/a.toml",
+            &format!("{}[log]\nlevel = \"warn\"\n", pool("a")),
+        ),
+        ("conf.d/.b.toml.swp.toml", "not toml"),
+        ("conf.d/notes.txt", "not toml"),
+    ])
+    .unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    let names: Vec<&str> = settings
+        .pools
+        .iter()
+        .map(|pool| pool.name.as_str())
+        .collect();
+    assert_eq!(names, ["a", "b"]);
+    let names: Vec<(&str, usize)> = settings
+        .listeners
+        .iter()
+        .map(|listener| (listener.name.as_str(), listener.pool))
+        .collect();
+    assert_eq!(names, [("top", 1), ("b", 0)]);
+    assert_eq!(settings.log.level, LogLevel::Warn);
+}
+
+#[test]
+fn mistakes_of_included_files_are_told_with_their_file() {
+    let mistakes = load_files(&[
+        ("lb.toml", &format!("include = [\"conf.d/*.toml\", \"none/*.toml\"]\n[log]\n{LEAST}")),
+        ("conf.d/a.toml", "\n[log]\nlevel = \"x\"\n"),
+        ("conf.d/b.toml", "include = \"c.toml\"\n[[pool]]\nname = \"out\"\nbackend = [{ address = \"1.1.1.1:1\" }]\n"),
+    ])
+    .unwrap_err();
+    let heads: Vec<&str> = mistakes
+        .lines()
+        .filter(|line| line.contains("toml"))
+        .collect();
+    assert_eq!(
+        heads,
+        [
+            "conf.d/a.toml:2:1: [log] is set in two files",
+            "      = hint: keep one; the first is at lb.toml:2:1",
+            "conf.d/a.toml:3:9: `level` cannot be \"x\"",
+            "conf.d/b.toml:1:11: `include` is not possible here",
+            "    1 | include = \"c.toml\"",
+            "conf.d/b.toml:3:8: there are two pools named \"out\"",
+            "      = hint: give one another name; the first is at lb.toml:10:8",
+            "4 mistakes in conf.d/a.toml and conf.d/b.toml",
+        ]
+    );
+}
+
+#[test]
+fn files_that_cannot_be_read_are_mistakes() {
+    let told = |files: &[(&str, &str)]| load_files(files).unwrap_err();
+    assert!(told(&[]).starts_with("lb.toml: cannot be read: No such file"));
+    let missing = told(&[("lb.toml", "include = [\"x/*.toml\", \"y.toml\"]")]);
+    assert!(
+        missing.starts_with("lb.toml:1:24: cannot read y.toml: No such file"),
+        "{missing}"
+    );
+    assert!(missing.ends_with("1 mistake in lb.toml"), "{missing}");
+    let pattern = told(&[("lb.toml", "include = \"a***b\"")]);
+    assert!(
+        pattern.starts_with("lb.toml:1:11: the pattern \"a***b\" is malformed"),
+        "{pattern}"
+    );
+    let text = told(&[("lb.toml/x", "")]);
+    assert!(
+        text.starts_with("lb.toml: cannot be read: Is a directory"),
+        "{text}"
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lb.toml");
+    fs::write(&path, b"[log]\nlevel = \"\xff\"\n").unwrap();
+    let mistakes = load(&path, &no_env).unwrap_err();
+    assert_eq!(
+        (mistakes.as_slice()[0].line, mistakes.as_slice()[0].column),
+        (2, 10)
+    );
+    assert_eq!(mistakes.as_slice()[0].message, "not UTF-8 text");
+    let text = read("include = \"x\"").unwrap_err();
+    assert_eq!(text.as_slice()[2].message, "`include` is not possible here");
+}
+
+#[test]
+fn a_thousand_backends_are_read_at_once() {
+    let mut text = LEAST.to_owned();
+    for at in 0..1000 {
+        text.push_str(&format!(
+            "[[pool.backend]]\nname = \"b{at}\"\naddress = \"10.0.{}.{}:80\"\nweight = {at}\n",
+            at / 250,
+            at % 250
+        ));
+    }
+    let start = Instant::now();
+    let settings = read(&text).unwrap();
+    assert_eq!(settings.pools[0].backends.len(), 1001);
+    // A few milliseconds when optimised; the bound holds for a test build on a busy machine, and
+    // fails for anything quadratic in the slow parts.
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn the_printed_settings_are_the_settings(settings in any_settings()) {
+        let text = print_effective(&settings);
+        match read(&text) {
+            Ok(again) => prop_assert_eq!(again, settings),
+            Err(mistakes) => prop_assert!(false, "{}\n{}", mistakes, text),
+        }
+    }
+
+    /// Bytes of the documented file are cut out, doubled or replaced: that may be a mistake but not a panic.
+    #[test]
+    fn no_damage_to_a_file_makes_the_reader_panic(
+        damage in prop::collection::vec((any::<prop::sample::Index>(), 0..12_usize, "[\\[\\]{}=\"'$,.a1# \n\t\u{fc}-]{0,6}"), 1..6),
+    ) {
+        let mut text: Vec<char> = include_str!("../../conf/lb.toml").chars().collect();
+        for (at, cut, insert) in damage {
+            let start = at.index(text.len() + 1);
+            let end = (start + cut).min(text.len());
+            text.splice(start..end, insert.chars());
+        }
+        let text: String = text.into_iter().collect();
+        if let Err(mistakes) = read(&text) {
+            for mistake in &mistakes {
+                let line = text.lines().nth(mistake.line.saturating_sub(1)).unwrap_or_default();
+                prop_assert!(mistake.column <= line.chars().count() + 2, "{}", mistake);
+            }
+            prop_assert!(!mistakes.to_string().is_empty());
+        }
+    }
+}
+
+fn any_settings() -> impl Strategy<Value = Settings> {
+    (
+        any_global(),
+        any_log(),
+        prop::collection::vec(any_pool(), 1..4),
+    )
+        .prop_flat_map(|(global, log, mut pools)| {
+            for (at, pool) in pools.iter_mut().enumerate() {
+                pool.name.truncate(60);
+                pool.name.push_str(&format!(".{at}"));
+            }
+            let count = pools.len();
+            prop::collection::vec(any_listener(count), 1..4).prop_map(move |mut listeners| {
+                for (at, listener) in listeners.iter_mut().enumerate() {
+                    listener.name.truncate(60);
+                    listener.name.push_str(&format!(".{at}"));
+                    // One address for each listener keeps their binds apart.
+                    for bind in &mut listener.binds {
+                        match bind {
+                            Endpoint::Tcp(address) => address.set_ip([127, 0, 0, at as u8].into()),
+                            Endpoint::Unix(path) => *path = path.join(format!("{at}")),
+                        }
+                    }
+                }
+                Settings {
+                    global: global.clone(),
+                    log: log.clone(),
+                    listeners,
+                    pools: pools.clone(),
+                }
+            })
+        })
+}
+
+fn any_global() -> impl Strategy<Value = Global> {
+    (
+        prop::option::of(1..=256_usize),
+        1..=u32::MAX,
+        any_duration(0),
+        any_text(),
+    )
+        .prop_map(
+            |(workers, max_connections, drain_timeout, hash_seed)| Global {
+                workers,
+                max_connections,
+                drain_timeout,
+                hash_seed,
+            },
+        )
+}
+
+fn any_log() -> impl Strategy<Value = Log> {
+    let level = prop::sample::select(vec![
+        LogLevel::Error,
+        LogLevel::Warn,
+        LogLevel::Info,
+        LogLevel::Debug,
+        LogLevel::Trace,
+    ]);
+    let format = prop::sample::select(vec![LogFormat::Text, LogFormat::Json]);
+    let access = prop_oneof![
+        Just(AccessTarget::Off),
+        Just(AccessTarget::Stdout),
+        Just(AccessTarget::Stderr),
+        any_path().prop_map(|path| AccessTarget::File(path.into())),
+    ];
+    (level, format, access).prop_map(|(level, format, access)| Log {
+        level,
+        format,
+        access,
+    })
+}
+
+fn any_listener(pools: usize) -> impl Strategy<Value = Listener> {
+    let binds = prop::collection::btree_set(any_endpoint(), 1..4);
+    let times = (any_duration(0), any_duration(0), any_duration(0));
+    (any_name(), binds, 0..pools, any::<u32>(), times).prop_map(
+        |(name, binds, pool, max_connections, times)| Listener {
+            name,
+            binds: distinct_by_port(binds),
+            pool,
+            max_connections,
+            idle_timeout: times.0,
+            half_close_timeout: times.1,
+            max_lifetime: times.2,
+        },
+    )
+}
+
+/// Their addresses are replaced by one of the listener.
+fn distinct_by_port(binds: std::collections::BTreeSet<Endpoint>) -> Vec<Endpoint> {
+    let mut ports = std::collections::HashSet::new();
+    let new = |bind: &Endpoint| match bind {
+        Endpoint::Tcp(address) => ports.insert(address.port()),
+        Endpoint::Unix(_) => true,
+    };
+    binds.into_iter().filter(new).collect()
+}
+
+fn any_pool() -> impl Strategy<Value = Pool> {
+    let policy = prop::sample::select(vec![
+        PolicyKind::RoundRobin,
+        PolicyKind::LeastConnections,
+        PolicyKind::IpHash,
+        PolicyKind::Random,
+        PolicyKind::TwoChoices,
+        PolicyKind::Failover,
+    ]);
+    let ejection = (any::<u32>(), any_duration(1), any_duration(1), 0..=100_u8).prop_map(
+        |(connect_failures, one, other, max_percent)| Ejection {
+            connect_failures,
+            base: one.min(other),
+            max: one.max(other),
+            max_percent,
+        },
+    );
+    let backends = prop::collection::vec(any_backend(), 1..4);
+    (
+        any_name(),
+        policy,
+        any_duration(1),
+        0..=16_u32,
+        ejection,
+        any_health(),
+        backends,
+    )
+        .prop_map(
+            |(name, policy, connect_timeout, retries, ejection, mut health, mut backends)| {
+                for (at, backend) in backends.iter_mut().enumerate() {
+                    backend.name.truncate(60);
+                    backend.name.push_str(&format!("/{at}"));
+                }
+                if backends
+                    .iter()
+                    .any(|backend| matches!(backend.address, Endpoint::Unix(_)))
+                {
+                    health.port = 0;
+                }
+                Pool {
+                    name,
+                    policy,
+                    connect_timeout,
+                    retries,
+                    ejection,
+                    health,
+                    backends,
+                }
+            },
+        )
+}
+
+fn any_health() -> impl Strategy<Value = Health> {
+    let range = (100..=599_u16, 100..=599_u16).prop_map(|(a, b)| a.min(b)..=a.max(b));
+    let http = (
+        "/[!-~]{0,12}",
+        "[!-~]{0,12}",
+        prop::collection::vec(range, 1..4),
+        any_text(),
+    )
+        .prop_map(|(path, host, expect_status, expect_body)| {
+            Probe::Http(HttpProbe {
+                path,
+                host,
+                expect_status,
+                expect_body,
+            })
+        });
+    let probe = prop_oneof![Just(Probe::None), Just(Probe::Tcp), http];
+    let times = (
+        any_duration(10),
+        any_duration(1),
+        any_duration(10),
+        any_duration(10),
+    );
+    (probe, times, 1..=u32::MAX, 1..=u32::MAX, any::<u16>()).prop_map(
+        |(probe, (interval, timeout, fast_interval, down_interval), rise, fall, port)| Health {
+            probe,
+            interval,
+            timeout,
+            thresholds: Thresholds { rise, fall },
+            fast_interval,
+            down_interval,
+            port,
+        },
+    )
+}
+
+fn any_backend() -> impl Strategy<Value = Backend> {
+    (
+        any_name(),
+        any_endpoint(),
+        any::<u16>(),
+        any::<u16>(),
+        any::<u32>(),
+    )
+        .prop_map(
+            |(name, address, weight, priority, max_connections)| Backend {
+                name,
+                address,
+                weight,
+                priority,
+                max_connections,
+            },
+        )
+}
+
+fn any_endpoint() -> impl Strategy<Value = Endpoint> {
+    prop_oneof![
+        (any::<std::net::IpAddr>(), 1..=u16::MAX).prop_map(|address| Endpoint::Tcp(address.into())),
+        any_path().prop_map(|path| Endpoint::Unix(path.into())),
+    ]
+}
+
+fn any_name() -> impl Strategy<Value = String> {
+    "[A-Za-z0-9_.:-]{1,64}"
+}
+
+/// With all that a TOML string has to escape, and what looks like a variable.
+fn any_text() -> impl Strategy<Value = String> {
+    prop_oneof![any::<String>(), "[${}A\"\\\\\n\t\u{7f}é]{0,16}"]
+}
+
+fn any_path() -> impl Strategy<Value = String> {
+    "/[ -~]{0,20}[a-z\"$]"
+}
+
+fn any_duration(min_millis: u64) -> impl Strategy<Value = Duration> {
+    prop_oneof![min_millis..10_000, min_millis..=3_153_600_000_000].prop_map(Duration::from_millis)
 }
