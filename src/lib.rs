@@ -23,7 +23,8 @@ pub mod wire {}
 /// Floor 1: the process log and the access log.
 pub mod observe {
     pub mod access;
-    pub mod escape;
+    pub mod form;
+    pub mod log;
 }
 
 /// Floor 2: which backend is taken, and why; pure: no sockets, no clock, no threads of its own.
