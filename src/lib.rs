@@ -18,7 +18,9 @@ pub mod base {
 pub mod sys {}
 
 /// Floor 1: parsers and encoders of bytes on the wire; pure.
-pub mod wire {}
+pub mod wire {
+    pub mod http;
+}
 
 /// Floor 1: the process log and the access log.
 pub mod observe {
@@ -36,4 +38,10 @@ pub mod balance {
 /// Floor 3: from TOML text to checked settings.
 pub mod config {
     pub mod settings;
+}
+
+/// Floor 5: asks the backends how they are.
+pub mod probe {
+    pub mod pace;
+    pub mod runner;
 }
