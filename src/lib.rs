@@ -21,12 +21,15 @@ pub mod sys {
 }
 
 /// Floor 1: parsers and encoders of bytes on the wire; pure.
-pub mod wire {}
+pub mod wire {
+    pub mod http;
+}
 
 /// Floor 1: the process log and the access log.
 pub mod observe {
     pub mod access;
-    pub mod escape;
+    pub mod form;
+    pub mod log;
 }
 
 /// Floor 2: which backend is taken, and why; pure: no sockets, no clock, no threads of its own.
@@ -96,4 +99,10 @@ pub mod runtime {
     pub mod shared;
     pub mod state;
     pub mod worker;
+}
+
+/// Floor 5: asks the backends how they are.
+pub mod probe {
+    pub mod pace;
+    pub mod runner;
 }

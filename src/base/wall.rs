@@ -12,7 +12,7 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    pub fn new() -> Self {
+    pub const fn new() -> Self {
         Stamp {
             second: 0,
             text: *b"1970-01-01T00:00:00.000Z",

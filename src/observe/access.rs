@@ -14,9 +14,10 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant, SystemTime};
 
 use self::lane::{Handover, Lane, Mode, PENDING_BYTES_MAX, Shared, lock};
-pub use self::line::{Format, Record};
+pub use self::line::Record;
 use self::sink::Sink;
 use crate::base::wall::Stamp;
+use crate::observe::form::Format;
 
 /// Where the lines go.
 #[derive(Clone, Debug, PartialEq, Eq)]

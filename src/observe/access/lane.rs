@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::line::Format;
 use super::sink::Sink;
+use crate::observe::form::Format;
 
 /// Lines of one worker that wait for the writer; with [`PENDING_BYTES_MAX`] at most 1 MiB.
 pub(super) const WAITING_BYTES_MAX: usize = 768 * 1024;

@@ -5,16 +5,7 @@ use std::time::Duration;
 
 use crate::base::addr::ClientAddr;
 use crate::base::ending::{Phase, RelayPath, Termination};
-use crate::observe::escape::{push_json, push_text};
-
-/// How log lines are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// `key=value` pairs.
-    Text,
-    /// One object per line.
-    Json,
-}
+use crate::observe::form::{Format, push_json, push_text};
 
 /// What the log says of one session. Texts may be empty.
 #[derive(Clone, Copy, Debug)]

@@ -1,4 +1,14 @@
-//! Puts foreign text into a log line so that it stays one value on one line, whatever it holds.
+//! The two forms of a log line, and how foreign text is put into each so that it stays one value on
+//! one line, whatever it holds.
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `key=value` pairs.
+    Text,
+    /// One object per line.
+    Json,
+}
 
 /// As a value of the text form: bare where that is unambiguous, else in double quotes with
 /// escapes; `-` when empty.
@@ -12,22 +22,18 @@ pub fn push_text(out: &mut Vec<u8>, value: &str) {
         for c in value.chars() {
             match c {
                 '"' | '\\' => out.extend_from_slice(&[b'\\', c as u8]),
-                '\n' => out.extend_from_slice(b"\\n"),
-                '\r' => out.extend_from_slice(b"\\r"),
-                '\t' => out.extend_from_slice(b"\\t"),
-                c if !is_dangerous(c) => push_char(out, c),
-                c if c.is_ascii() => {
-                    out.extend_from_slice(b"\\x");
-                    push_hex(out, u32::from(c), 2);
-                }
-                c => {
-                    out.extend_from_slice(b"\\u{");
-                    push_hex(out, u32::from(c), 4);
-                    out.push(b'}');
-                }
+                c => push_prose_char(out, c),
             }
         }
         out.push(b'"');
+    }
+}
+
+/// As prose, which a text line may end with or hold before its pairs: unquoted, but nothing in it
+/// ends the line or steers a terminal.
+pub fn push_prose(out: &mut Vec<u8>, value: &str) {
+    for c in value.chars() {
+        push_prose_char(out, c);
     }
 }
 
@@ -46,7 +52,7 @@ pub fn push_json(out: &mut Vec<u8>, value: &str) {
                 c if !is_dangerous(c) => push_char(out, c),
                 c => {
                     out.extend_from_slice(b"\\u");
-                    push_hex(out, u32::from(c), 4); // all of them are below U+10000
+                    push_hex(out, u32::from(c), 4);
                 }
             }
         }
@@ -60,6 +66,24 @@ fn is_dangerous(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
             | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+fn push_prose_char(out: &mut Vec<u8>, c: char) {
+    match c {
+        '\n' => out.extend_from_slice(b"\\n"),
+        '\r' => out.extend_from_slice(b"\\r"),
+        '\t' => out.extend_from_slice(b"\\t"),
+        c if !is_dangerous(c) => push_char(out, c),
+        c if c.is_ascii() => {
+            out.extend_from_slice(b"\\x");
+            push_hex(out, u32::from(c), 2);
+        }
+        c => {
+            out.extend_from_slice(b"\\u{");
+            push_hex(out, u32::from(c), 4); // all of them are below U+10000
+            out.push(b'}');
+        }
+    }
 }
 
 fn push_char(out: &mut Vec<u8>, c: char) {
