@@ -93,6 +93,7 @@ pub mod proxy {
 pub mod runtime {
     pub mod control;
     mod descriptors;
+    pub mod life;
     mod plan;
     pub mod probing;
     pub mod sessions;
@@ -106,3 +107,9 @@ pub mod probe {
     pub mod pace;
     pub mod runner;
 }
+
+/// Floor 7: the command line.
+pub mod cli;
+
+/// Floor 7: embedded backends, a listener and a live view, to be looked at.
+pub mod demo;

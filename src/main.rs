@@ -1,19 +1,7 @@
-//! The `lbd` binary.
+//! The `lbd` binary: everything is in the library.
 
-use lbd::runtime::control::Control;
+use std::process::ExitCode;
 
-fn main() {
-    let path = std::env::args().nth(2).expect("config");
-    let settings = match lbd::config::load::load(path.as_ref(), &|n| std::env::var(n).ok()) {
-        Ok(s) => s,
-        Err(m) => {
-            eprintln!("{m}");
-            std::process::exit(78)
-        }
-    };
-    let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    rt.block_on(async {
-        let (control, _c) = Control::start(settings).unwrap();
-        control.run().await.unwrap();
-    });
+fn main() -> ExitCode {
+    lbd::cli::main(std::env::args_os())
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use crate::balance::health::{Ejection, Thresholds};
 use crate::balance::policy::PolicyKind;
 use crate::base::addr::Endpoint;
-pub use crate::observe::access::{Format as LogFormat, Target as AccessTarget};
+pub use crate::observe::access::Target as AccessTarget;
+pub use crate::observe::form::Format as LogFormat;
+pub use crate::observe::log::Level as LogLevel;
 
 /// One whole, checked configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,15 +37,6 @@ pub struct Log {
     pub level: LogLevel,
     pub format: LogFormat,
     pub access: AccessTarget,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogLevel {
-    Error,
-    Warn,
-    Info,
-    Debug,
-    Trace,
 }
 
 #[derive(Clone, Debug, PartialEq)]

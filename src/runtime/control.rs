@@ -168,6 +168,14 @@ impl Control {
         mine.map(|bind| bind.actual.clone()).collect()
     }
 
+    /// One line for each address, so that a port the kernel chose can be found.
+    pub fn log_addresses(&self) {
+        for bind in &self.binds {
+            let listener = &*self.settings.listeners[bind.listener].name;
+            tracing::info!(listener, address = %bind.actual, "listening");
+        }
+    }
+
     /// Serves commands until every worker has ended. Needs a tokio runtime with time and io.
     ///
     /// Errors: a worker could not go on.

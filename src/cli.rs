@@ -1,0 +1,130 @@
+//! The command line: what was asked for, and the exit code that answers.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::load::load;
+use crate::config::print::print_effective;
+use crate::config::settings::Settings;
+use crate::demo::{self, DemoOptions};
+use crate::runtime::life;
+
+/// Exit code for a configuration with mistakes (EX_CONFIG of sysexits.h).
+const EXIT_CONFIG: u8 = 78;
+
+/// A layer-4 load balancer: accepts TCP connections and splices each to a backend of a pool.
+#[derive(Debug, Parser)]
+#[command(name = "lbd", version, args_conflicts_with_subcommands = true)]
+#[command(arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    run: RunArgs,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Check the configuration and end: exit code 0, or 78 with every mistake.
+    #[arg(long, requires = "config")]
+    check: bool,
+    /// Print the configuration with every default filled in, and end.
+    #[arg(long, requires = "config", conflicts_with = "check")]
+    print_effective: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Three embedded HTTP backends behind a listener, with a live view: needs no file.
+    Demo(DemoArgs),
+}
+
+#[derive(Debug, Args)]
+struct DemoArgs {
+    /// Address to listen on; the default is 127.0.0.1:8080, or any port when that is taken.
+    #[arg(long, value_name = "ADDRESS")]
+    bind: Option<std::net::SocketAddr>,
+    /// The policy to begin with.
+    #[arg(long, value_name = "POLICY", default_value = "round_robin")]
+    policy: String,
+    /// End by itself after this time.
+    #[arg(long, value_name = "N")]
+    seconds: Option<u64>,
+}
+
+/// Does what the arguments ask for. Exit codes: 0 done, 1 failed while running, 2 wrong usage,
+/// 78 bad configuration.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // A closed pipe behind `lbd --help` is no failure of ours.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match cli.command {
+        Some(Command::Demo(args)) => {
+            let DemoArgs { bind, policy, seconds } = args;
+            finish(demo::run(DemoOptions { bind, policy, seconds }))
+        }
+        None => match cli.run.config.clone() {
+            Some(config) => with_config(config, &cli.run),
+            None => ExitCode::from(2),
+        },
+    }
+}
+
+fn with_config(config: PathBuf, args: &RunArgs) -> ExitCode {
+    let read = {
+        let config = config.clone();
+        move || load(&config, &|name| std::env::var(name).ok())
+    };
+    let settings: Settings = match read() {
+        Ok(settings) => settings,
+        Err(mistakes) => {
+            // Nobody left to tell when stderr is closed; the exit code still does.
+            let _ = writeln!(io::stderr(), "{mistakes}");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    if args.check {
+        let (listeners, pools) = (settings.listeners.len(), settings.pools.len());
+        return say(&format!(
+            "{}: ok ({listeners} {}, {pools} {})\n",
+            config.display(),
+            plural(listeners, "listener"),
+            plural(pools, "pool"),
+        ));
+    }
+    if args.print_effective {
+        return say(&print_effective(&settings));
+    }
+    finish(life::run(settings, read))
+}
+
+fn plural(count: usize, word: &str) -> String {
+    if count == 1 { word.to_owned() } else { format!("{word}s") }
+}
+
+fn say(text: &str) -> ExitCode {
+    finish(io::stdout().write_all(text.as_bytes()))
+}
+
+fn finish(result: io::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "lbd: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
