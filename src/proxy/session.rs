@@ -187,6 +187,24 @@ impl Session {
         }
     }
 
+    /// After a panic inside a step: the session is lost, its record is not.
+    pub fn record_panic(&self, cx: &mut Context<'_>) {
+        self.account.close(
+            Closing {
+                phase: Phase::Relay,
+                termination: Termination::Internal,
+                detail: "panic",
+                backend: "",
+                tries: 0,
+                connect: None,
+                first_byte: None,
+                bytes: (0, 0),
+                path: RelayPath::None,
+            },
+            cx,
+        );
+    }
+
     fn go_on(&mut self, outcome: Outcome, cx: &mut Context<'_>) -> Next {
         match outcome {
             Outcome::Waits(connecting, at) => {
