@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::process::parent_id;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,9 @@ pub(crate) struct Common {
     /// Not counted; connections are opened during it.
     #[arg(long, default_value_t = 0.5)]
     pub(crate) warmup_seconds: f64,
+    /// The process whose children (this one, server, proxy) are no strangers; else our parent.
+    #[arg(long)]
+    pub(crate) family: Option<u32>,
 }
 
 impl Common {
@@ -109,7 +113,7 @@ pub(crate) fn measure(
         let threads: Vec<_> = (0..common.threads)
             .map(|n| scope.spawn(move || work(n, window)))
             .collect();
-        let spent = Spent::over(window)?;
+        let spent = Spent::over(window, common.family.unwrap_or_else(parent_id))?;
         let mut total = Tally::new();
         for thread in threads {
             total = total.merge(thread.join().expect("a load thread does not panic")?);
@@ -130,9 +134,9 @@ pub(crate) struct Spent {
 const READING_AHEAD: Duration = Duration::from_millis(20);
 
 impl Spent {
-    fn over(window: Window) -> io::Result<Self> {
+    fn over(window: Window, family: u32) -> io::Result<Self> {
         sleep_until(window.from - READING_AHEAD);
-        let strangers_before = Strangers::now()?;
+        let strangers_before = Strangers::of(family)?;
         sleep_until(window.from);
         let before = Reading::now()?;
         sleep_until(window.until);
@@ -140,7 +144,7 @@ impl Spent {
         Ok(Self {
             seconds: after.seconds_since(&before),
             cpu_seconds_machine: after.busy_seconds_since(&before),
-            cpu_seconds_strangers: Strangers::now()?.seconds_since(&strangers_before),
+            cpu_seconds_strangers: Strangers::of(family)?.seconds_since(&strangers_before),
         })
     }
 
