@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use super::chance::Chance;
 use super::key::HashSeed;
-use super::live::Class;
-use super::slots::Slots;
+use super::live::{Class, Hot, Word};
+use super::slots::{Slots, begins_chunk};
 use crate::base::clock::Moment;
 
 /// Which policy a pool uses.
@@ -139,11 +139,40 @@ pub(super) struct Seat {
     pub(super) member: u16,
 }
 
+/// Neighbouring seats whose slots are neighbours too, in one chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    /// Index of the first seat.
+    first: u32,
+    /// Slot of the first seat.
+    slot: u32,
+    len: u32,
+}
+
+impl Run {
+    /// Few, because a pool finds its slots in the listed order when it is new.
+    pub(super) fn all(seats: &[Seat]) -> Box<[Run]> {
+        let mut runs: Vec<Run> = Vec::new();
+        for (first, &Seat { slot, .. }) in (0..).zip(seats) {
+            match runs.last_mut() {
+                Some(run) if slot == run.slot + run.len && !begins_chunk(slot) => run.len += 1,
+                _ => runs.push(Run {
+                    first,
+                    slot,
+                    len: 1,
+                }),
+            }
+        }
+        runs.into()
+    }
+}
+
 /// Who may be chosen now: the seats of one tier that are of one class, not full, and not tried by
 /// this client yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Field<'a> {
     pub(super) seats: &'a [Seat],
+    pub(super) runs: &'a [Run],
     pub(super) slots: &'a Slots,
     /// Slots, not members: a client that waits through a reload still knows whom it tried.
     pub(super) tried: &'a [u32],
@@ -164,12 +193,40 @@ impl Field<'_> {
     /// The active connections of a seat that may be chosen.
     #[inline]
     fn active(&self, seat: usize) -> Option<u32> {
-        let Seat { slot, limit, .. } = self.seats[seat];
-        let word = self.slots.hot(slot).load();
-        let eligible = word.active() < limit
-            && word.is(self.class, self.slots.counters(slot), self.now)
-            && !self.tried.contains(&slot);
-        eligible.then(|| word.active())
+        let seat = &self.seats[seat];
+        let word = self.slots.hot(seat.slot).load();
+        self.admits(seat, word).then(|| word.active())
+    }
+
+    /// Whether a seat may be chosen, going by what was read of its backend.
+    #[inline]
+    fn admits(&self, &Seat { slot, limit, .. }: &Seat, word: Word) -> bool {
+        let counters = || self.slots.counters(slot);
+        word.admits(self.class, limit, counters, self.now) && !self.has_tried(slot)
+    }
+
+    /// All seats in order, by stretches whose hot words lie side by side: index of the first seat,
+    /// hot words, seats.
+    fn runs(&self) -> impl Iterator<Item = (usize, &[Hot], &[Seat])> {
+        self.runs.iter().map(|run| {
+            let (first, len) = (run.first as usize, run.len as usize);
+            (
+                first,
+                self.slots.run(run.slot, len),
+                &self.seats[first..first + len],
+            )
+        })
+    }
+
+    #[inline]
+    fn has_tried(&self, slot: u32) -> bool {
+        !self.tried.is_empty() && self.is_among_tried(slot)
+    }
+
+    #[cold]
+    #[inline(never)] // Only retries come here; inlined it would take registers from the scans.
+    fn is_among_tried(&self, slot: u32) -> bool {
+        self.tried.contains(&slot)
     }
 
     fn weight(&self, seat: usize) -> u16 {
@@ -186,7 +243,7 @@ impl Field<'_> {
             ..
         } = self.seats[seat];
         debug_assert_ne!(weight, 0);
-        !self.tried.contains(&slot)
+        !self.has_tried(slot)
             && self
                 .slots
                 .hot(slot)
@@ -203,6 +260,9 @@ struct Load {
 }
 
 impl Load {
+    /// More than any backend's.
+    const MAX: Load = Load { next: 1, weight: 0 };
+
     fn new(active: u32, weight: u16) -> Self {
         Load {
             next: u64::from(active) + 1,

@@ -11,7 +11,7 @@ use super::health::Ejection;
 use super::key::HashSeed;
 pub use super::lease::{Candidates, Lease, TRIES_MAX};
 use super::live::Live;
-use super::policy::{Policy, PolicyKind, Seat};
+use super::policy::{Policy, PolicyKind, Run, Seat};
 use super::slots::Slots;
 use super::table::Table;
 use crate::base::clock::Moment;
@@ -75,6 +75,7 @@ pub struct Pool<T> {
 pub(super) struct Tier {
     priority: u16,
     pub(super) seats: Box<[Seat]>,
+    pub(super) runs: Box<[Run]>,
     pub(super) policy: Policy,
 }
 
@@ -280,6 +281,7 @@ fn tiers<T>(
         let policy = Policy::new(policy, &names, &seats, seed, &table.memory(priority));
         Tier {
             priority,
+            runs: Run::all(&seats),
             seats: seats.into(),
             policy,
         }
