@@ -38,7 +38,9 @@ pub struct Context<'a> {
 
 impl fmt::Debug for Context<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Context").field("now", &self.now).finish_non_exhaustive()
+        f.debug_struct("Context")
+            .field("now", &self.now)
+            .finish_non_exhaustive()
     }
 }
 
@@ -110,15 +112,34 @@ impl Session {
         tokens: [Token; 2],
         cx: &mut Context<'_>,
     ) -> Option<(Session, Next)> {
-        let Arrival { socket, client, route, accepted_at } = arrival;
+        let Arrival {
+            socket,
+            client,
+            route,
+            accepted_at,
+        } = arrival;
         let (admission, refused) =
             Admission::enter(cx.process, &route.tally, route.limits.max_connections);
         let upstream = route.upstream.clone();
-        let account = Account { route, client, accepted_at, _admission: admission };
+        let account = Account {
+            route,
+            client,
+            accepted_at,
+            _admission: admission,
+        };
         let peer = Peer::accepted(socket, tokens[0], client != ClientAddr::Unix);
-        let mut session = Session { account, stage: None };
+        let mut session = Session {
+            account,
+            stage: None,
+        };
         if let Some(termination) = refused {
-            let failed = Failed { client: peer, termination, detail: "", backend: None, tries: 0 };
+            let failed = Failed {
+                client: peer,
+                termination,
+                detail: "",
+                backend: None,
+                tries: 0,
+            };
             session.fail(Phase::Preface, failed, cx);
             return None;
         }
@@ -250,8 +271,11 @@ impl Session {
         let limits = self.account.route.limits;
         if !relaying.settled {
             relaying.settled = true;
-            let unacknowledged =
-                if limits.idle.is_zero() { UNACKNOWLEDGED_MAX } else { limits.idle };
+            let unacknowledged = if limits.idle.is_zero() {
+                UNACKNOWLEDGED_MAX
+            } else {
+                limits.idle
+            };
             relaying.duplex.backend().keep_alive(unacknowledged);
         }
         relaying.report_bytes();
@@ -323,7 +347,11 @@ impl Session {
                 connect: Some(relaying.connect),
                 first_byte: relaying.first_byte,
                 bytes: (duplex.bytes_to_backend(), duplex.bytes_to_client()),
-                path: if duplex.spliced() { RelayPath::Splice } else { RelayPath::Copy },
+                path: if duplex.spliced() {
+                    RelayPath::Splice
+                } else {
+                    RelayPath::Copy
+                },
             },
             cx,
         );
@@ -402,7 +430,14 @@ enum Silence {
 
 impl Relaying {
     fn new(connected: Connected, now: Moment) -> Self {
-        let Connected { client, backend, to_backend, lease, took, tries } = connected;
+        let Connected {
+            client,
+            backend,
+            to_backend,
+            lease,
+            took,
+            tries,
+        } = connected;
         Relaying {
             duplex: Duplex::new(client, backend, to_backend, now),
             lease,
@@ -449,7 +484,10 @@ impl Relaying {
 
     /// Adds what moved since the last time to the backend's totals.
     fn report_bytes(&mut self) {
-        let bytes = (self.duplex.bytes_to_backend(), self.duplex.bytes_to_client());
+        let bytes = (
+            self.duplex.bytes_to_backend(),
+            self.duplex.bytes_to_client(),
+        );
         let (to_backend, to_client) = (bytes.0 - self.reported.0, bytes.1 - self.reported.1);
         if to_backend > 0 || to_client > 0 {
             self.lease.add_bytes(to_backend, to_client);

@@ -120,7 +120,10 @@ impl Direction {
     /// Bytes read ahead of the relay, to be delivered first.
     pub fn keep(&mut self, bytes: &[u8]) {
         debug_assert!(!self.holds_bytes());
-        self.stash = Some(Box::new(Stash { bytes: bytes.into(), sent: 0 }));
+        self.stash = Some(Box::new(Stash {
+            bytes: bytes.into(),
+            sent: 0,
+        }));
     }
 
     /// Counts bytes that were delivered ahead of the relay.
@@ -207,7 +210,14 @@ impl Direction {
             self.stash = None;
         }
         while let Some(pipe) = self.pipe.as_mut().filter(|pipe| pipe.held > 0) {
-            match splice(&pipe.output, None, sink.socket(), None, pipe.held, SPLICE_FLAGS) {
+            match splice(
+                &pipe.output,
+                None,
+                sink.socket(),
+                None,
+                pipe.held,
+                SPLICE_FLAGS,
+            ) {
                 // The pipe holds bytes, so 0 cannot be its end.
                 Ok(0) => return Err(Err(Broken::Sink)),
                 Ok(count) => {
@@ -260,7 +270,11 @@ impl Direction {
         if sent < count {
             self.keep(&scratch[sent..count]);
         }
-        self.streak = if full { self.streak.saturating_add(1) } else { 0 };
+        self.streak = if full {
+            self.streak.saturating_add(1)
+        } else {
+            0
+        };
         if self.streak >= FULL_READS_TO_SPLICE && self.mode == Mode::Copy {
             self.mode = Mode::Splice;
             self.streak = 0;
@@ -285,8 +299,18 @@ impl Direction {
                 }
             },
         };
-        debug_assert_eq!(pipe.held, 0, "what the pipe holds is delivered before more is read");
-        match splice(source.socket(), None, &pipe.input, None, pipe.capacity, SPLICE_FLAGS) {
+        debug_assert_eq!(
+            pipe.held, 0,
+            "what the pipe holds is delivered before more is read"
+        );
+        match splice(
+            source.socket(),
+            None,
+            &pipe.input,
+            None,
+            pipe.capacity,
+            SPLICE_FLAGS,
+        ) {
             Ok(0) if source.broken => Err(Err(Broken::Source)),
             Ok(0) => {
                 self.flow = Flow::Ended;
@@ -320,7 +344,11 @@ impl Direction {
             return;
         }
         self.return_pipe(pipes);
-        self.streak = if moved < SMALL_TURN_BYTES { self.streak + 1 } else { 0 };
+        self.streak = if moved < SMALL_TURN_BYTES {
+            self.streak + 1
+        } else {
+            0
+        };
         if self.streak >= 2 {
             self.mode = Mode::Copy;
             self.streak = 0;

@@ -123,7 +123,11 @@ impl Probing {
             slots: self.slots.clone(),
             board: self.board.clone(),
         };
-        Task { health: health.clone(), target, handle: tokio::spawn(prober.run()) }
+        Task {
+            health: health.clone(),
+            target,
+            handle: tokio::spawn(prober.run()),
+        }
     }
 }
 
@@ -162,7 +166,14 @@ impl Prober {
                 }
             }
             let (passed, detail, took) = (result.passed, result.detail, result.took);
-            self.board.set(&self.name, LastProbe { passed, detail, took });
+            self.board.set(
+                &self.name,
+                LastProbe {
+                    passed,
+                    detail,
+                    took,
+                },
+            );
             let interval = match health.pace() {
                 Pace::Normal => self.settings.interval,
                 Pace::Between => self.settings.fast_interval,

@@ -30,7 +30,11 @@ pub enum Message {
     /// A client accepted by a busier worker.
     Arrival(Arrival),
     /// Accept on this socket.
-    Listen { bind: BindId, socket: Arc<OwnedFd>, exclusive: bool },
+    Listen {
+        bind: BindId,
+        socket: Arc<OwnedFd>,
+        exclusive: bool,
+    },
     /// Serve who waits on this address already, then close it.
     Unlisten { bind: BindId },
     /// The same for all addresses; end when the last session does.
@@ -71,7 +75,9 @@ struct Inbox {
 
 impl Shared {
     pub fn new(workers: usize, max_connections: u32) -> io::Result<Self> {
-        let desks = (0..workers).map(|_| Desk::new()).collect::<io::Result<_>>()?;
+        let desks = (0..workers)
+            .map(|_| Desk::new())
+            .collect::<io::Result<_>>()?;
         Ok(Shared {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             version: AtomicU64::new(0),

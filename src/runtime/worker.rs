@@ -153,16 +153,17 @@ impl Worker {
     }
 
     /// Lets a session act and does what it asks for. A panic ends that session only.
-    fn act(
-        &mut self,
-        number: u32,
-        step: impl FnOnce(&mut Session, &mut Context<'_>) -> Next,
-    ) {
-        let Some(session) = self.sessions.get(number) else { return };
+    fn act(&mut self, number: u32, step: impl FnOnce(&mut Session, &mut Context<'_>) -> Next) {
+        let Some(session) = self.sessions.get(number) else {
+            return;
+        };
         let mut cx = Context {
             now: self.now,
             poller: &self.poller,
-            tools: Tools { scratch: &mut self.scratch, pipes: &mut self.pipes },
+            tools: Tools {
+                scratch: &mut self.scratch,
+                pipes: &mut self.pipes,
+            },
             chance: &mut self.chance,
             log: &mut self.log,
             process: &self.shared.process,
@@ -202,7 +203,10 @@ impl Worker {
         let mut cx = Context {
             now: self.now,
             poller: &self.poller,
-            tools: Tools { scratch: &mut self.scratch, pipes: &mut self.pipes },
+            tools: Tools {
+                scratch: &mut self.scratch,
+                pipes: &mut self.pipes,
+            },
             chance: &mut self.chance,
             log: &mut self.log,
             process: &self.shared.process,
@@ -223,8 +227,12 @@ impl Worker {
 
     fn accept_some(&mut self, place: usize) -> io::Result<()> {
         self.refresh_routes();
-        let Some(Some(listening)) = self.listening.get_mut(place) else { return Ok(()) };
-        let Some(route) = listening.route.clone() else { return Ok(()) };
+        let Some(Some(listening)) = self.listening.get_mut(place) else {
+            return Ok(());
+        };
+        let Some(route) = listening.route.clone() else {
+            return Ok(());
+        };
         let socket = listening.socket.clone();
         let batch = listening.batch;
         for taken in 0..batch {
@@ -253,8 +261,12 @@ impl Worker {
 
     /// Serves a client here, or has a clearly less busy worker do it.
     fn place_client(&mut self, socket: OwnedFd, client: ClientAddr, route: &Arc<Route>) {
-        let arrival =
-            Arrival { socket, client, route: route.clone(), accepted_at: self.now };
+        let arrival = Arrival {
+            socket,
+            client,
+            route: route.clone(),
+            accepted_at: self.now,
+        };
         self.desk().set_load(self.sessions.len());
         let taker = self.shared.taker_for(self.me);
         let kept = if taker == self.me {
@@ -286,7 +298,11 @@ impl Worker {
         for message in self.desk().take() {
             match message {
                 Message::Arrival(arrival) => self.open(arrival),
-                Message::Listen { bind, socket, exclusive } => {
+                Message::Listen {
+                    bind,
+                    socket,
+                    exclusive,
+                } => {
                     self.listen(bind, socket, exclusive);
                 }
                 Message::Unlisten { bind } => {
@@ -315,25 +331,47 @@ impl Worker {
         if self.listening.iter().flatten().any(|one| one.bind == bind) {
             return;
         }
-        let interest =
-            if exclusive { Interest::ReadLevelExclusive } else { Interest::ReadLevel };
+        let interest = if exclusive {
+            Interest::ReadLevelExclusive
+        } else {
+            Interest::ReadLevel
+        };
         let token = Sessions::control(self.listening.len() as u32);
         if let Err(error) = self.poller.watch(&*socket, token, interest) {
             tracing::error!(%error, "a listening socket cannot be watched");
             return;
         }
-        let route = self.shared.snapshot().routes.get(bind as usize).cloned().flatten();
-        self.listening.push(Some(Listening { bind, socket, interest, route, batch: 1 }));
+        let route = self
+            .shared
+            .snapshot()
+            .routes
+            .get(bind as usize)
+            .cloned()
+            .flatten();
+        self.listening.push(Some(Listening {
+            bind,
+            socket,
+            interest,
+            route,
+            batch: 1,
+        }));
     }
 
     /// Serves the clients whose connections the kernel has completed, because closing the socket
     /// would reset them, then closes it.
     fn unlisten(&mut self, place: usize) {
-        let Some(Some(listening)) = self.listening.get_mut(place) else { return };
+        let Some(Some(listening)) = self.listening.get_mut(place) else {
+            return;
+        };
         let socket = listening.socket.clone();
         if let Some(route) = listening.route.clone() {
             while let Ok(Accepted::Client(socket, client)) = accept(&socket) {
-                let arrival = Arrival { socket, client, route: route.clone(), accepted_at: self.now };
+                let arrival = Arrival {
+                    socket,
+                    client,
+                    route: route.clone(),
+                    accepted_at: self.now,
+                };
                 self.open(arrival);
             }
         }
@@ -353,7 +391,10 @@ impl Worker {
 
     /// Stops accepting for a moment: clients wait in the kernel's queue, nothing spins.
     fn rest(&mut self, error: io::Error) -> io::Result<()> {
-        if self.rest_told_at.is_none_or(|at| self.now.since(at) >= REST_TOLD_EVERY) {
+        if self
+            .rest_told_at
+            .is_none_or(|at| self.now.since(at) >= REST_TOLD_EVERY)
+        {
             self.rest_told_at = Some(self.now);
             tracing::warn!(%error, "accepting pauses: descriptors or memory ran out");
         }
@@ -372,7 +413,8 @@ impl Worker {
         for (place, listening) in self.listening.iter().enumerate() {
             if let Some(listening) = listening {
                 let token = Sessions::control(place as u32);
-                self.poller.watch(&*listening.socket, token, listening.interest)?;
+                self.poller
+                    .watch(&*listening.socket, token, listening.interest)?;
             }
         }
         Ok(())
