@@ -1,10 +1,11 @@
 //! A balancer in this process, on ports the kernel chooses, with the invariants it must keep.
 
-use std::cell::Cell;
 use std::fmt::Write;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::mpsc::channel;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -93,7 +94,7 @@ pub struct Balancer {
     thread: Option<JoinHandle<io::Result<()>>>,
     folder: TempDir,
     /// Not when listeners were removed: their counts are gone.
-    totals_known: Cell<bool>,
+    totals_known: AtomicBool,
 }
 
 impl Balancer {
@@ -124,7 +125,7 @@ impl Balancer {
             })
         });
         let commands = started.recv().unwrap()?;
-        Ok(Balancer { commands, thread: Some(thread), folder, totals_known: Cell::new(true) })
+        Ok(Balancer { commands, thread: Some(thread), folder, totals_known: AtomicBool::new(true) })
     }
 
     /// Where clients of the listener `in` connect to.
@@ -163,7 +164,7 @@ impl Balancer {
 
     /// Sessions of listeners that a reload removed are counted by nobody any more.
     pub fn forget_totals(&self) {
-        self.totals_known.set(false);
+        self.totals_known.store(false, SeqCst);
     }
 
     pub fn drain(&self, timeout: Duration) {
@@ -217,7 +218,7 @@ impl Balancer {
                 && backends.all(|backend| backend.active == 0)
         });
         let total: u64 = self.state().listeners.iter().map(|one| one.total).sum();
-        if self.totals_known.get() {
+        if self.totals_known.load(SeqCst) {
             wait::until("every connection has its line", || self.records().len() as u64 >= total);
         }
         self.stop();
@@ -225,7 +226,7 @@ impl Balancer {
         thread.join().unwrap().expect("no worker failed");
         let records = self.records();
         records.iter().for_each(check_record);
-        if self.totals_known.get() {
+        if self.totals_known.load(SeqCst) {
             assert_eq!(records.len() as u64, total, "one line for each connection");
         }
     }
