@@ -23,6 +23,9 @@ lbd=
 load=
 no_halt=
 keep=
+# What measured best for bulk; for small messages and idle memory the size does not show.
+nginx_buffer_bytes=${NGINX_BUFFER_BYTES:-65536}
+haproxy_buffer_bytes=${HAPROXY_BUFFER_BYTES:-65536}
 
 main() {
     read_options "$@"
@@ -274,6 +277,7 @@ haproxy_config() {
 global
     nbthread 2
     maxconn $(haproxy_connections)
+    tune.bufsize $haproxy_buffer_bytes
 defaults
     mode tcp
     timeout connect 5s
@@ -314,7 +318,7 @@ stream {
     tcp_nodelay on;
     proxy_connect_timeout 5s;
     proxy_timeout 60s;
-    proxy_buffer_size $NGINX_BUFFER;
+    proxy_buffer_size $nginx_buffer_bytes;
     upstream bench { server 127.0.0.1:$BACKEND max_fails=0; }
     server {
         listen 127.0.0.1:$PORT reuseport backlog=4096;
@@ -325,8 +329,6 @@ stream {
 }
 END
 }
-NGINX_BUFFER=${NGINX_BUFFER:-64k}
-
 until_true() {
     local attempts=$(($1 * 50))
     shift
