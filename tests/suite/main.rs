@@ -1,1 +1,6 @@
 //! Every integration test: one binary, one harness, one link step.
+
+mod balance_kit;
+mod ejections;
+mod policies;
+mod pool_reloads;
