@@ -4,3 +4,4 @@ mod balance_kit;
 mod ejections;
 mod policies;
 mod pool_reloads;
+mod simulation;
