@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use super::Field;
+use super::{Field, unit_at};
 use crate::balance::key::{HashSeed, Subject, rehash};
 
 /// A table that gives each of its slots to one seat, in proportion to the weights.
@@ -71,7 +71,7 @@ impl Maglev {
                 return Some(seat);
             }
         }
-        count_out(field, rehash(key))
+        field.by_weight(None, |total| unit_at(rehash(key), total))
     }
 
     #[inline]
@@ -86,24 +86,6 @@ impl std::fmt::Debug for Maglev {
             .field("seats", &self.names.len())
             .finish_non_exhaustive()
     }
-}
-
-/// Points the key at one unit of the weights of those that may be chosen.
-fn count_out(field: &Field<'_>, key: u64) -> Option<usize> {
-    let eligible = || (0..field.len()).filter(|&seat| field.has(seat));
-    let total: u64 = eligible().map(|seat| u64::from(field.weight(seat))).sum();
-    let mut left = ((u128::from(key) * u128::from(total)) >> 64) as u64;
-    let mut last = None;
-    for seat in eligible() {
-        let weight = u64::from(field.weight(seat));
-        if left < weight {
-            return Some(seat);
-        }
-        left -= weight;
-        last = Some(seat);
-    }
-    // Nobody, or some went while we counted.
-    last
 }
 
 /// Seats take turns, each as often as its weight says, and take in each turn the next free slot of
