@@ -53,18 +53,19 @@ pub(super) enum Policy {
 }
 
 impl Policy {
-    /// Takes over what `memory` holds of the same tier before a reload.
-    ///
-    /// `names` and `seats` tell of the same backends in the same order.
+    /// Takes over what `memory` holds of the same tier before a reload. The seats come in the
+    /// listed order, with their names; the policy may have them sit in another one.
     pub(super) fn new(
         kind: PolicyKind,
-        names: &[&str],
-        seats: &[Seat],
+        seats: &mut [(&str, Seat)],
         seed: &HashSeed,
         memory: &Memory,
     ) -> Self {
-        debug_assert_eq!(names.len(), seats.len());
-        let weights: Vec<u16> = seats.iter().map(|seat| seat.weight).collect();
+        if kind == PolicyKind::IpHash {
+            ip_hash::by_name(seats);
+        }
+        let names: Vec<&str> = seats.iter().map(|&(name, _)| name).collect();
+        let weights: Vec<u16> = seats.iter().map(|(_, seat)| seat.weight).collect();
         match kind {
             PolicyKind::RoundRobin => {
                 let turn = Arc::clone(&memory.turn);
@@ -75,11 +76,11 @@ impl Policy {
                 let known = memory
                     .maglev
                     .as_ref()
-                    .filter(|it| it.is_of(names, &weights, seed));
+                    .filter(|it| it.is_of(&names, &weights, seed));
                 Policy::IpHash(
                     known
                         .cloned()
-                        .unwrap_or_else(|| Arc::new(ip_hash::Maglev::new(names, &weights, seed))),
+                        .unwrap_or_else(|| Arc::new(ip_hash::Maglev::new(&names, &weights, seed))),
                 )
             }
             PolicyKind::Random => Policy::Random(draw::Draw::new(&weights)),

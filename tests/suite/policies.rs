@@ -747,12 +747,16 @@ fn failover_takes_the_listed_order() {
 
 // ---- ip_hash ----------------------------------------------------------------------------------
 
-const KEYS: u64 = 60_000;
+const CLIENTS: u32 = 60_000;
 
 fn owners(pool: &Arc<Pool<usize>>) -> Vec<usize> {
+    owners_of(CLIENTS, pool)
+}
+
+fn owners_of(clients: u32, pool: &Arc<Pool<usize>>) -> Vec<usize> {
     let seed = HashSeed::new("clients");
     let mut chance = Chance::seeded(0);
-    (0..KEYS as u32)
+    (0..clients)
         .map(|ip| {
             let key = seed.source_ip(std::net::IpAddr::from(ip.to_be_bytes()));
             Candidates::new(key)
@@ -835,11 +839,31 @@ fn instances_agree_whatever_the_order_of_their_lists() {
             .collect()
     };
     assert_eq!(names(&one), names(&other));
+    // Also where so few are left that clients are led to them by counting.
+    let many = pool(PolicyKind::IpHash, &[1; 300]);
+    let mut listed = members(&[1; 300]);
+    listed.reverse();
+    let reversed = pool_of(spec(PolicyKind::IpHash, listed));
+    let names = [many, reversed].map(|pool| {
+        let up = [7, 8, 200];
+        let down = (0..300).filter(|&i| !up.contains(&pool.members()[i].target));
+        take_down(&pool, &down.collect::<Vec<_>>());
+        let owners = owners_of(500, &pool).into_iter();
+        owners
+            .map(|index| pool.members()[index].target)
+            .collect::<Vec<_>>()
+    });
+    assert_eq!(names[0], names[1]);
+}
+
+#[test]
+fn another_seed_leads_clients_to_other_backends() {
+    let one = pool(PolicyKind::IpHash, &[1, 2, 3, 4]);
     let seeded = PoolSpec {
         seed: "other".into(),
         ..spec(PolicyKind::IpHash, members(&[1, 2, 3, 4]))
     };
-    assert_ne!(names(&one), names(&pool_of(seeded)), "the seed matters");
+    assert_ne!(owners(&one), owners(&pool_of(seeded)));
 }
 
 #[test]
