@@ -25,8 +25,12 @@ struct Rig {
     pipes: Pipes,
 }
 
-const READABLE: Readiness =
-    Readiness { readable: true, writable: true, finished: false, broken: false };
+const READABLE: Readiness = Readiness {
+    readable: true,
+    writable: true,
+    finished: false,
+    broken: false,
+};
 
 impl Rig {
     fn new() -> Self {
@@ -54,8 +58,17 @@ impl Rig {
                 sent += taken(self.client.write(&bytes[sent..]));
             }
             self.duplex.notice(Side::Client, READABLE);
-            self.duplex.notice(Side::Backend, Readiness { readable: false, ..READABLE });
-            let mut tools = Tools { scratch: &mut self.scratch, pipes: &mut self.pipes };
+            self.duplex.notice(
+                Side::Backend,
+                Readiness {
+                    readable: false,
+                    ..READABLE
+                },
+            );
+            let mut tools = Tools {
+                scratch: &mut self.scratch,
+                pipes: &mut self.pipes,
+            };
             let step = self.duplex.advance(&mut tools, &self.poller, Moment::ZERO);
             assert!(!matches!(step, Step::Ended(_)));
             received += taken(self.backend.read(&mut into[received..]));
@@ -86,9 +99,12 @@ fn pair() -> (TcpStream, TcpStream) {
 fn paths(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("relay");
     // 32 KiB never fills the scratch buffer, so it stays a copy; 1 MiB fills it and is spliced.
-    for (name, size) in
-        [("copy 64 B", 64), ("copy 16 KiB", 16 << 10), ("copy 32 KiB", 32 << 10), ("splice 1 MiB", 1 << 20)]
-    {
+    for (name, size) in [
+        ("copy 64 B", 64),
+        ("copy 16 KiB", 16 << 10),
+        ("copy 32 KiB", 32 << 10),
+        ("splice 1 MiB", 1 << 20),
+    ] {
         let mut rig = Rig::new();
         let (bytes, mut into) = (vec![7; size], vec![0; size]);
         rig.carry(&bytes, &mut into);

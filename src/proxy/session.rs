@@ -74,7 +74,10 @@ pub struct Session {
 }
 
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "most sessions relay: a box would be one more hop")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most sessions relay: a box would be one more hop"
+)]
 enum Stage {
     Connecting(Box<Connecting>),
     Relaying(Relaying),
@@ -254,7 +257,9 @@ impl Session {
 
     /// Moves what can be moved. In place: this runs for every event of a live connection.
     fn relay(&mut self, cx: &mut Context<'_>) -> Next {
-        let Some(Stage::Relaying(relaying)) = &mut self.stage else { return Next::Over };
+        let Some(Stage::Relaying(relaying)) = &mut self.stage else {
+            return Next::Over;
+        };
         let step = relaying.duplex.advance(&mut cx.tools, cx.poller, cx.now);
         if relaying.first_byte.is_none() && relaying.duplex.bytes_to_client() > 0 {
             relaying.first_byte = Some(cx.now.since(relaying.connected_at));
@@ -278,11 +283,16 @@ impl Session {
 
     fn check_deadlines(&mut self, cx: &mut Context<'_>) -> Next {
         let limits = self.account.route.limits;
-        let Some(Stage::Relaying(relaying)) = &mut self.stage else { return Next::Over };
+        let Some(Stage::Relaying(relaying)) = &mut self.stage else {
+            return Next::Over;
+        };
         if !relaying.settled {
             relaying.settled = true;
-            let unacknowledged =
-                if limits.idle.is_zero() { UNACKNOWLEDGED_MAX } else { limits.idle };
+            let unacknowledged = if limits.idle.is_zero() {
+                UNACKNOWLEDGED_MAX
+            } else {
+                limits.idle
+            };
             relaying.duplex.backend().keep_alive(unacknowledged);
         }
         relaying.report_bytes();
@@ -333,7 +343,9 @@ impl Session {
     }
 
     fn end(&mut self, termination: Termination, detail: &'static str, cx: &mut Context<'_>) {
-        let Some(Stage::Relaying(mut relaying)) = self.stage.take() else { return };
+        let Some(Stage::Relaying(mut relaying)) = self.stage.take() else {
+            return;
+        };
         relaying.duplex.release(&mut cx.tools);
         relaying.report_bytes();
         let duplex = &relaying.duplex;

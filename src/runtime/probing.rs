@@ -160,7 +160,11 @@ impl Prober {
         loop {
             let result = self.slots.run(&self.spec).await;
             // A fault of ours says nothing of the backend.
-            let changed = if result.local { None } else { health.observe(result.passed) };
+            let changed = if result.local {
+                None
+            } else {
+                health.observe(result.passed)
+            };
             if let Some(verdict) = changed {
                 self.pool.set_verdict(self.index, verdict);
                 self.tell(verdict, &result.detail);
