@@ -3,6 +3,10 @@
 mod balance_kit;
 mod config;
 mod ejections;
+mod floors;
+mod harness;
 mod policies;
 mod pool_reloads;
+mod probes;
+mod relay;
 mod simulation;
