@@ -179,7 +179,11 @@ measure_load() {
     local attempt json
     for ((attempt = 0; attempt <= retries; attempt++)); do
         "$load" quiet --wait-seconds "$quiet_wait" 2>/dev/null
-        json=$("$load" "$@" --to "127.0.0.1:$PORT" --seconds "$seconds" --family $$) || return 1
+        json=$("$load" "$@" --to "127.0.0.1:$PORT" --seconds "$seconds" --family $$) || {
+            note "failed: $json"
+            json=
+            continue
+        }
         is_disturbed "$json" || break
     done
     echo "$json"
