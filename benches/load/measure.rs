@@ -177,7 +177,12 @@ fn sleep_until(instant: Instant) {
 }
 
 /// Prints the line of a load that counts requests (or whole connections).
-pub(crate) fn print_requests(workload: &str, unit: &str, tally: &Tally, spent: &Spent) {
+pub(crate) fn print_requests(
+    workload: &str,
+    unit: &str,
+    tally: &Tally,
+    spent: &Spent,
+) -> io::Result<()> {
     let line = Line::new(workload).number("requests", tally.requests);
     let mut line = spent.describe(line, unit, tally.requests as f64);
     let latency = &tally.latency_ns;
@@ -189,18 +194,23 @@ pub(crate) fn print_requests(workload: &str, unit: &str, tally: &Tally, spent: &
     ] {
         line = line.number(key, format_args!("{:.1}", ns as f64 / 1000.0));
     }
-    finish(line, tally);
+    finish(line, tally)
 }
 
 /// Prints the line of a load that counts bytes; the unit is 1 MB = 10^6 bytes.
-pub(crate) fn print_bytes(workload: &str, tally: &Tally, spent: &Spent) {
+pub(crate) fn print_bytes(workload: &str, tally: &Tally, spent: &Spent) -> io::Result<()> {
     let line = Line::new(workload).number("bytes", tally.bytes);
-    finish(spent.describe(line, "MB", tally.bytes as f64 / 1e6), tally);
+    finish(spent.describe(line, "MB", tally.bytes as f64 / 1e6), tally)
 }
 
-fn finish(line: Line, tally: &Tally) {
+/// Fails if nothing was done: a cost per unit without units would look like no cost.
+fn finish(line: Line, tally: &Tally) -> io::Result<()> {
     if let Some(error) = &tally.first_error {
         eprintln!("load: {} errors, the first: {error}", tally.errors);
     }
     line.number("errors", tally.errors).print();
+    if tally.requests == 0 && tally.bytes == 0 {
+        return Err(io::Error::other("nothing was completed within the window"));
+    }
+    Ok(())
 }

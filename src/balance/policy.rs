@@ -53,18 +53,19 @@ pub(super) enum Policy {
 }
 
 impl Policy {
-    /// Takes over what `memory` holds of the same tier before a reload.
-    ///
-    /// `names` and `seats` tell of the same backends in the same order.
+    /// Takes over what `memory` holds of the same tier before a reload. The seats come in the
+    /// listed order, with their names; the policy may have them sit in another one.
     pub(super) fn new(
         kind: PolicyKind,
-        names: &[&str],
-        seats: &[Seat],
+        seats: &mut [(&str, Seat)],
         seed: &HashSeed,
         memory: &Memory,
     ) -> Self {
-        debug_assert_eq!(names.len(), seats.len());
-        let weights: Vec<u16> = seats.iter().map(|seat| seat.weight).collect();
+        if kind == PolicyKind::IpHash {
+            ip_hash::by_name(seats);
+        }
+        let names: Vec<&str> = seats.iter().map(|&(name, _)| name).collect();
+        let weights: Vec<u16> = seats.iter().map(|(_, seat)| seat.weight).collect();
         match kind {
             PolicyKind::RoundRobin => {
                 let turn = Arc::clone(&memory.turn);
@@ -75,11 +76,11 @@ impl Policy {
                 let known = memory
                     .maglev
                     .as_ref()
-                    .filter(|it| it.is_of(names, &weights, seed));
+                    .filter(|it| it.is_of(&names, &weights, seed));
                 Policy::IpHash(
                     known
                         .cloned()
-                        .unwrap_or_else(|| Arc::new(ip_hash::Maglev::new(names, &weights, seed))),
+                        .unwrap_or_else(|| Arc::new(ip_hash::Maglev::new(&names, &weights, seed))),
                 )
             }
             PolicyKind::Random => Policy::Random(draw::Draw::new(&weights)),
@@ -229,6 +230,31 @@ impl Field<'_> {
         self.tried.contains(&slot)
     }
 
+    /// Chooses among exactly those that may be chosen, but not `except`: adds up their weights and
+    /// lets `point` say which unit of the sum it is to be. Slow, and right however few are left:
+    /// who is out does not shift the others' shares.
+    #[cold]
+    fn by_weight(&self, except: Option<usize>, point: impl FnOnce(u64) -> u64) -> Option<usize> {
+        let eligible = || (0..self.len()).filter(|&seat| Some(seat) != except && self.has(seat));
+        let total = eligible().map(|seat| u64::from(self.weight(seat))).sum();
+        if total == 0 {
+            return None;
+        }
+        let mut left = point(total);
+        debug_assert!(left < total);
+        let mut last = None;
+        for seat in eligible() {
+            let weight = u64::from(self.weight(seat));
+            if left < weight {
+                return Some(seat);
+            }
+            left -= weight;
+            last = Some(seat);
+        }
+        // Some went while we counted.
+        last
+    }
+
     fn weight(&self, seat: usize) -> u16 {
         self.seats[seat].weight
     }
@@ -249,6 +275,11 @@ impl Field<'_> {
                 .hot(slot)
                 .occupy(self.class, limit, self.slots.counters(slot), self.now)
     }
+}
+
+/// The unit of `total` at which a fraction of 2⁻⁶⁴ units points.
+fn unit_at(fraction: u64, total: u64) -> u64 {
+    ((u128::from(fraction) * u128::from(total)) >> 64) as u64
 }
 
 /// How a backend is loaded for its weight: the connections it would have with one more, for each

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::connecting::{Connected, Connecting, Failed, Outcome};
-use super::route::{Admission, ProcessCount, Route};
+use super::route::{Admission, ProcessCount, Route, Upstream};
 use crate::balance::chance::Chance;
 use crate::balance::pool::Lease;
 use crate::base::addr::{ClientAddr, Endpoint, Side};
@@ -74,6 +74,10 @@ pub struct Session {
 }
 
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most sessions relay: a box would be one more hop"
+)]
 enum Stage {
     Connecting(Box<Connecting>),
     Relaying(Relaying),
@@ -157,41 +161,28 @@ impl Session {
 
     /// An event on one of the session's sockets.
     pub fn notice(&mut self, side: Side, readiness: Readiness, cx: &mut Context<'_>) -> Next {
-        match self.stage.take() {
-            Some(Stage::Connecting(connecting)) => {
-                let upstream = self.account.route.upstream.clone();
-                let outcome = connecting.notice(side, readiness, &upstream, cx);
-                self.go_on(outcome, cx)
-            }
-            Some(Stage::Relaying(mut relaying)) => {
-                relaying.duplex.notice(side, readiness);
-                self.relay(relaying, cx)
-            }
-            None => Next::Over,
+        if let Some(Stage::Relaying(relaying)) = &mut self.stage {
+            relaying.duplex.notice(side, readiness);
+            return self.relay(cx);
         }
+        self.connect(cx, |connecting, upstream, cx| {
+            connecting.notice(side, readiness, upstream, cx)
+        })
     }
 
     /// The turn asked for with [`Next::Again`].
     pub fn turn(&mut self, cx: &mut Context<'_>) -> Next {
-        match self.stage.take() {
-            Some(Stage::Relaying(relaying)) => self.relay(relaying, cx),
-            stage => {
-                self.stage = stage;
-                Next::Waits
-            }
+        match self.stage {
+            Some(Stage::Relaying(_)) => self.relay(cx),
+            _ => Next::Waits,
         }
     }
 
     /// The session's alarm rang, perhaps early.
     pub fn alarm(&mut self, cx: &mut Context<'_>) -> Next {
-        match self.stage.take() {
-            Some(Stage::Connecting(connecting)) => {
-                let upstream = self.account.route.upstream.clone();
-                let outcome = connecting.alarm(&upstream, cx);
-                self.go_on(outcome, cx)
-            }
-            Some(Stage::Relaying(relaying)) => self.check_deadlines(relaying, cx),
-            None => Next::Over,
+        match self.stage {
+            Some(Stage::Relaying(_)) => self.check_deadlines(cx),
+            _ => self.connect(cx, Connecting::alarm),
         }
     }
 
@@ -203,8 +194,10 @@ impl Session {
                     self.fail(Phase::Connect, failed, cx);
                 }
             }
-            Some(Stage::Relaying(relaying)) => self.cut_short(relaying, termination, "", cx),
-            None => {}
+            stage => {
+                self.stage = stage;
+                self.cut_short(termination, "", cx);
+            }
         }
     }
 
@@ -226,6 +219,25 @@ impl Session {
         );
     }
 
+    /// One step of a session that is connecting.
+    fn connect(
+        &mut self,
+        cx: &mut Context<'_>,
+        step: impl FnOnce(Connecting, &Arc<Upstream>, &mut Context<'_>) -> Outcome,
+    ) -> Next {
+        match self.stage.take() {
+            Some(Stage::Connecting(connecting)) => {
+                let upstream = self.account.route.upstream.clone();
+                let outcome = step(*connecting, &upstream, cx);
+                self.go_on(outcome, cx)
+            }
+            stage => {
+                self.stage = stage;
+                Next::Over
+            }
+        }
+    }
+
     fn go_on(&mut self, outcome: Outcome, cx: &mut Context<'_>) -> Next {
         match outcome {
             Outcome::Waits(connecting, at) => {
@@ -233,8 +245,8 @@ impl Session {
                 Next::WaitsUntil(at)
             }
             Outcome::Connected(connected) => {
-                let relaying = Relaying::new(connected, cx.now);
-                self.relay(relaying, cx)
+                self.stage = Some(Stage::Relaying(Relaying::new(connected, cx.now)));
+                self.relay(cx)
             }
             Outcome::Failed(failed) => {
                 self.fail(Phase::Connect, failed, cx);
@@ -243,12 +255,16 @@ impl Session {
         }
     }
 
-    fn relay(&mut self, mut relaying: Relaying, cx: &mut Context<'_>) -> Next {
+    /// Moves what can be moved. In place: this runs for every event of a live connection.
+    fn relay(&mut self, cx: &mut Context<'_>) -> Next {
+        let Some(Stage::Relaying(relaying)) = &mut self.stage else {
+            return Next::Over;
+        };
         let step = relaying.duplex.advance(&mut cx.tools, cx.poller, cx.now);
         if relaying.first_byte.is_none() && relaying.duplex.bytes_to_client() > 0 {
             relaying.first_byte = Some(cx.now.since(relaying.connected_at));
         }
-        let next = match step {
+        match step {
             Step::Waits => Next::Waits,
             Step::Again => Next::Again,
             Step::Lingers => Next::WaitsUntil(cx.now + TICK),
@@ -259,16 +275,17 @@ impl Session {
                     End::Reset(Side::Client) => Termination::ClientReset,
                     End::Reset(Side::Backend) => Termination::BackendReset,
                 };
-                self.end(relaying, termination, "", cx);
-                return Next::Over;
+                self.end(termination, "", cx);
+                Next::Over
             }
-        };
-        self.stage = Some(Stage::Relaying(relaying));
-        next
+        }
     }
 
-    fn check_deadlines(&mut self, mut relaying: Relaying, cx: &mut Context<'_>) -> Next {
+    fn check_deadlines(&mut self, cx: &mut Context<'_>) -> Next {
         let limits = self.account.route.limits;
+        let Some(Stage::Relaying(relaying)) = &mut self.stage else {
+            return Next::Over;
+        };
         if !relaying.settled {
             relaying.settled = true;
             let unacknowledged = if limits.idle.is_zero() {
@@ -282,35 +299,31 @@ impl Session {
 
         let end_of_life = deadline(self.account.accepted_at, limits.lifetime);
         if end_of_life.is_some_and(|at| cx.now >= at) {
-            self.cut_short(relaying, Termination::MaxLifetime, "", cx);
-            return Next::Over;
+            return self.cut_short(Termination::MaxLifetime, "", cx);
         }
         let (silence_max, termination) = if relaying.duplex.half_closed() {
             (limits.half_close, Termination::HalfCloseTimeout)
         } else {
             (limits.idle, Termination::IdleTimeout)
         };
-        let silence = relaying.silence(silence_max, cx.now);
-        if let Silence::TooLong = silence {
-            let detail = relaying.duplex.blocked_by().map_or("", |side| match side {
-                Side::Client => "client_not_reading",
-                Side::Backend => "backend_not_reading",
-            });
-            self.cut_short(relaying, termination, detail, cx);
-            return Next::Over;
-        }
-        // A cut that lingers is advanced from here.
-        match self.relay(relaying, cx) {
-            Next::Waits => {
-                let look_again = match silence {
-                    Silence::LookAgain(at) => Some(at),
-                    _ => None,
+        let look_again = match relaying.silence(silence_max, cx.now) {
+            Silence::Unlimited => None,
+            Silence::LookAgain(at) => Some(at),
+            Silence::TooLong => {
+                let detail = match relaying.duplex.blocked_by() {
+                    Some(Side::Client) => "client_not_reading",
+                    Some(Side::Backend) => "backend_not_reading",
+                    None => "",
                 };
-                match look_again.into_iter().chain(end_of_life).min() {
-                    Some(at) => Next::WaitsUntil(at),
-                    None => Next::Waits,
-                }
+                return self.cut_short(termination, detail, cx);
             }
+        };
+        // A cut that lingers is advanced from here.
+        match self.relay(cx) {
+            Next::Waits => match look_again.into_iter().chain(end_of_life).min() {
+                Some(at) => Next::WaitsUntil(at),
+                None => Next::Waits,
+            },
             next => next,
         }
     }
@@ -318,22 +331,21 @@ impl Session {
     /// Ends a relay from our side: both peers see a reset.
     fn cut_short(
         &mut self,
-        relaying: Relaying,
         termination: Termination,
         detail: &'static str,
         cx: &mut Context<'_>,
-    ) {
-        relaying.duplex.close_by_reset();
-        self.end(relaying, termination, detail, cx);
+    ) -> Next {
+        if let Some(Stage::Relaying(relaying)) = &self.stage {
+            relaying.duplex.close_by_reset();
+        }
+        self.end(termination, detail, cx);
+        Next::Over
     }
 
-    fn end(
-        &mut self,
-        mut relaying: Relaying,
-        termination: Termination,
-        detail: &'static str,
-        cx: &mut Context<'_>,
-    ) {
+    fn end(&mut self, termination: Termination, detail: &'static str, cx: &mut Context<'_>) {
+        let Some(Stage::Relaying(mut relaying)) = self.stage.take() else {
+            return;
+        };
         relaying.duplex.release(&mut cx.tools);
         relaying.report_bytes();
         let duplex = &relaying.duplex;

@@ -85,7 +85,7 @@ fn upstream(pool: &settings::Pool, seed: &str, registry: &mut Registry) -> Arc<U
     let table = registry
         .tables
         .entry(pool.name.clone())
-        .or_insert_with(Table::new)
+        .or_default()
         .clone();
     let members = pool.backends.iter().map(|backend| MemberSpec::<Endpoint> {
         name: backend.name.clone(),

@@ -159,11 +159,15 @@ impl Prober {
         }
         loop {
             let result = self.slots.run(&self.spec).await;
-            if !result.local {
-                if let Some(verdict) = health.observe(result.passed) {
-                    self.pool.set_verdict(self.index, verdict);
-                    self.tell(verdict, &result.detail);
-                }
+            // A fault of ours says nothing of the backend.
+            let changed = if result.local {
+                None
+            } else {
+                health.observe(result.passed)
+            };
+            if let Some(verdict) = changed {
+                self.pool.set_verdict(self.index, verdict);
+                self.tell(verdict, &result.detail);
             }
             let (passed, detail, took) = (result.passed, result.detail, result.took);
             self.board.set(

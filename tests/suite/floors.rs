@@ -43,7 +43,10 @@ fn violations(file: &str, text: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut say = |line: usize, what: String| found.push(format!("src/{file}:{line}: {what}"));
     if !text.starts_with("//!") {
-        say(1, "does not begin with `//!` and a sentence on its purpose".to_owned());
+        say(
+            1,
+            "does not begin with `//!` and a sentence on its purpose".to_owned(),
+        );
     }
     let room = file.split('/').next().unwrap().trim_end_matches(".rs");
     let Some(own) = floor_of(room) else {
@@ -73,7 +76,10 @@ fn violations(file: &str, text: &str) -> Vec<String> {
             }
         }
         if line.contains(".unwrap()") {
-            say(number, "`unwrap` is for tests; `expect` states the invariant".to_owned());
+            say(
+                number,
+                "`unwrap` is for tests; `expect` states the invariant".to_owned(),
+            );
         }
     }
     found
@@ -173,7 +179,12 @@ fn no_room_uses_a_neighbour_or_one_above() {
     files.sort();
     let mut found = Vec::new();
     for path in files {
-        let file = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+        let file = path
+            .strip_prefix(&root)
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_owned();
         let text = fs::read_to_string(&path).unwrap();
         if is_test_file(&path) {
             if !text.starts_with("//!") {
@@ -183,14 +194,21 @@ fn no_room_uses_a_neighbour_or_one_above() {
             found.extend(violations(&file, &text));
         }
     }
-    assert!(found.is_empty(), "{} violations:\n{}", found.len(), found.join("\n"));
+    assert!(
+        found.is_empty(),
+        "{} violations:\n{}",
+        found.len(),
+        found.join("\n")
+    );
 }
 
 #[test]
 fn every_room_of_the_map_stands_on_its_floor() {
     let map = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs");
     let text = fs::read_to_string(map).unwrap();
-    let rooms = text.lines().filter_map(|line| line.strip_prefix("pub mod "));
+    let rooms = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub mod "));
     let names = rooms.map(|line| line.split([' ', ';']).next().unwrap());
     for name in names {
         assert!(floor_of(name).is_some(), "`{name}` is on no floor");
@@ -205,9 +223,16 @@ fn each_kind_of_violation_is_found() {
                 #[cfg(test)]\nmod tests {\n    use crate::cli;\n}\n\
                 use crate::cli::main;\n";
     let found = violations("wire/made_up.rs", text);
-    let lines: Vec<&str> = found.iter().map(|one| one.split(": ").next().unwrap()).collect();
+    let lines: Vec<&str> = found
+        .iter()
+        .map(|one| one.split(": ").next().unwrap())
+        .collect();
     let at = |line: usize| format!("src/wire/made_up.rs:{line}");
-    assert_eq!(lines, [at(1), at(1), at(2), at(3), at(3), at(3), at(9)], "{found:#?}");
+    assert_eq!(
+        lines,
+        [at(1), at(1), at(2), at(3), at(3), at(3), at(9)],
+        "{found:#?}"
+    );
     assert!(found[2].contains("neighbour"), "{found:#?}");
     assert!(found[6].contains("above"), "{found:#?}");
 }

@@ -38,7 +38,12 @@ fn an_answer_that_follows_the_clients_half_close_arrives_whole() {
     let (client, served, record) = plain(
         &Script::new([Send::Bytes(500), Send::Fin], [Take::ToEnd]),
         &Script::new(
-            [Send::AwaitEnd, Send::Pause(ms(100)), Send::Bytes(10 << 20), Send::Fin],
+            [
+                Send::AwaitEnd,
+                Send::Pause(ms(100)),
+                Send::Bytes(10 << 20),
+                Send::Fin,
+            ],
             [Take::ToEnd],
         ),
     );
@@ -52,7 +57,12 @@ fn an_upload_that_follows_the_backends_half_close_arrives_whole() {
     for bytes in [100_000, 10 << 20] {
         let (client, served, record) = plain(
             &Script::new(
-                [Send::AwaitEnd, Send::Pause(ms(100)), Send::Bytes(bytes), Send::Fin],
+                [
+                    Send::AwaitEnd,
+                    Send::Pause(ms(100)),
+                    Send::Bytes(bytes),
+                    Send::Fin,
+                ],
                 [Take::ToEnd],
             ),
             &Script::new([Send::Bytes(500), Send::Fin], [Take::ToEnd]),
@@ -68,7 +78,10 @@ fn a_reset_from_the_backend_is_never_seen_as_a_clean_end() {
     for bytes in [1, 1000, 100_000, 2_000_000] {
         let (client, _, record) = plain(
             &Script::new([Send::Bytes(10)], [Take::ToEnd]),
-            &Script::new([Send::Bytes(bytes), Send::Pause(ms(20)), Send::Reset], [Take::ToEnd]),
+            &Script::new(
+                [Send::Bytes(bytes), Send::Pause(ms(20)), Send::Reset],
+                [Take::ToEnd],
+            ),
         );
         assert_eq!(client.end, End::Reset, "after {bytes} bytes");
         assert_eq!(record.termination(), "backend_reset");
@@ -79,7 +92,10 @@ fn a_reset_from_the_backend_is_never_seen_as_a_clean_end() {
 fn a_reset_from_the_client_reaches_the_backend_as_a_reset() {
     for bytes in [1, 1000, 100_000, 2_000_000] {
         let (_, served, record) = plain(
-            &Script::new([Send::Bytes(bytes), Send::Pause(ms(20)), Send::Reset], [Take::ToEnd]),
+            &Script::new(
+                [Send::Bytes(bytes), Send::Pause(ms(20)), Send::Reset],
+                [Take::ToEnd],
+            ),
             &Script::new([], [Take::ToEnd]),
         );
         assert_eq!(served.end, End::Reset, "after {bytes} bytes");
@@ -104,7 +120,11 @@ fn an_early_answer_arrives_whole_while_the_upload_is_unread() {
     let (client, _, record) = plain(
         &Script::new([Send::Bytes(3 << 20), Send::Fin], [Take::ToEnd]),
         &Script::new(
-            [Send::AwaitTaken(1000), Send::Bytes(100_000), Send::Pause(ms(200))],
+            [
+                Send::AwaitTaken(1000),
+                Send::Bytes(100_000),
+                Send::Pause(ms(200)),
+            ],
             [Take::Bytes(1000)],
         ),
     );
@@ -119,9 +139,15 @@ fn a_client_whose_backend_refuses_is_told_at_once() {
     let balancer = Balancer::over(&[refusing.address]);
     for sends in [0, 100] {
         let begun = Instant::now();
-        let client =
-            peer::client(balancer.address(), &Script::new([Send::Bytes(sends)], [Take::ToEnd]));
-        assert!(begun.elapsed() < ms(500), "told after {:?}", begun.elapsed());
+        let client = peer::client(
+            balancer.address(),
+            &Script::new([Send::Bytes(sends)], [Take::ToEnd]),
+        );
+        assert!(
+            begun.elapsed() < ms(500),
+            "told after {:?}",
+            begun.elapsed()
+        );
         assert_eq!((client.taken, client.end), (0, End::Reset));
         let record = balancer.record_of(client.address);
         assert_eq!(record.termination(), "connect_failed");
@@ -148,7 +174,11 @@ fn no_client_notices_that_one_of_two_backends_refuses() {
 
 #[test]
 fn a_stream_in_one_direction_only_is_not_idle() {
-    let trickle = Send::Sliced { bytes: 27, piece: 1, gap: ms(100) };
+    let trickle = Send::Sliced {
+        bytes: 27,
+        piece: 1,
+        gap: ms(100),
+    };
     let (client, _, record) = play(
         |setup| setup.listener("idle_timeout = \"1s\""),
         Options::default(),
@@ -162,15 +192,26 @@ fn a_stream_in_one_direction_only_is_not_idle() {
 #[test]
 fn a_steady_slow_reader_is_not_idle_however_little_it_takes() {
     // What is left when the backend has sent it all takes the reader twice the limit.
-    let paced = Take::Paced { bytes: u64::MAX, piece: 8192, gap: ms(4) };
-    let small = Options { receive_buffer: Some(16 * 1024), ..Options::default() };
+    let paced = Take::Paced {
+        bytes: u64::MAX,
+        piece: 8192,
+        gap: ms(4),
+    };
+    let small = Options {
+        receive_buffer: Some(16 * 1024),
+        ..Options::default()
+    };
     let (client, _, record) = play(
         |setup| setup.listener("idle_timeout = \"1500ms\""),
         small,
         &Script::new([], [paced]),
         &Script::new([Send::Bytes(5 << 20), Send::Fin], []),
     );
-    assert!(client.took > ms(2000), "the reader was not slow: {:?}", client.took);
+    assert!(
+        client.took > ms(2000),
+        "the reader was not slow: {:?}",
+        client.took
+    );
     assert_eq!((client.taken, client.end), (5 << 20, End::Fin));
     assert_eq!(record.termination(), "backend_closed");
 }

@@ -30,13 +30,23 @@ const ANSWER_BYTES: u64 = 1000;
 
 impl Shape {
     fn stream(self) -> Vec<Send> {
-        let messages = Send::Sliced { bytes: 3000, piece: 100, gap: Duration::from_micros(300) };
+        let messages = Send::Sliced {
+            bytes: 3000,
+            piece: 100,
+            gap: Duration::from_micros(300),
+        };
         match self {
             Shape::Small => vec![messages],
             Shape::Bulk => vec![Send::Bytes(BULK_BYTES)],
             Shape::Alternating => {
                 let half = Send::Bytes(BULK_BYTES / 2);
-                vec![half, Send::Pause(Duration::from_millis(30)), messages, half, messages]
+                vec![
+                    half,
+                    Send::Pause(Duration::from_millis(30)),
+                    messages,
+                    half,
+                    messages,
+                ]
             }
         }
     }
@@ -46,7 +56,11 @@ impl Shape {
     }
 
     fn path(self) -> &'static str {
-        if self == Shape::Small { "copy" } else { "splice" }
+        if self == Shape::Small {
+            "copy"
+        } else {
+            "splice"
+        }
     }
 }
 
@@ -76,9 +90,19 @@ impl Scenario {
         let served = backend.seen_once();
         let record = balancer.record_of(client.address);
         check_transfer(&client, &served, &record);
-        assert_eq!(record.termination(), self.outcome.termination, "{told}: {record:?}");
-        assert_eq!(client.end, self.outcome.client, "{told}: the client's end, {client:?}");
-        assert_eq!(served.end, self.outcome.backend, "{told}: the backend's end, {served:?}");
+        assert_eq!(
+            record.termination(),
+            self.outcome.termination,
+            "{told}: {record:?}"
+        );
+        assert_eq!(
+            client.end, self.outcome.client,
+            "{told}: the client's end, {client:?}"
+        );
+        assert_eq!(
+            served.end, self.outcome.backend,
+            "{told}: the backend's end, {served:?}"
+        );
         if self.outcome.whole {
             assert_eq!(client.taken, self.backend.bytes(), "{told}: {client:?}");
             assert_eq!(served.taken, self.client.bytes(), "{told}: {served:?}");
@@ -88,7 +112,12 @@ impl Scenario {
 }
 
 fn in_order(termination: &'static str) -> Outcome {
-    Outcome { termination, client: End::Fin, backend: End::Fin, whole: true }
+    Outcome {
+        termination,
+        client: End::Fin,
+        backend: End::Fin,
+        whole: true,
+    }
 }
 
 /// A stream followed by something.
@@ -153,7 +182,10 @@ fn resets(shape: Shape) -> Vec<Scenario> {
             client: Script::new([Send::Bytes(10)], [LATE, Take::ToEnd]),
             // The client has it all only some time after the last byte was sent.
             backend: Script::new(
-                then(shape.stream(), &[Send::Pause(Duration::from_millis(400)), Send::Reset]),
+                then(
+                    shape.stream(),
+                    &[Send::Pause(Duration::from_millis(400)), Send::Reset],
+                ),
                 [Take::ToEnd],
             ),
             outcome: reset_by("backend_reset", End::Reset, End::Reset),
@@ -176,17 +208,18 @@ fn resets(shape: Shape) -> Vec<Scenario> {
                 [Send::Bytes(1), Send::AwaitTaken(all / 2), Send::Reset],
                 [Take::ToEnd],
             ),
-            backend: Script::new(
-                then(shape.stream(), &[Send::AwaitEnd]),
-                [Take::ToEnd],
-            ),
+            backend: Script::new(then(shape.stream(), &[Send::AwaitEnd]), [Take::ToEnd]),
             outcome: reset_by("client_reset", End::Reset, End::Reset),
         },
         Scenario {
             name: "the client closes with the backend's bytes unread",
             // The pause lets some arrive that is not read.
             client: Script::new(
-                [Send::Bytes(1), Send::AwaitTaken(all / 2), Send::Pause(Duration::from_millis(200))],
+                [
+                    Send::Bytes(1),
+                    Send::AwaitTaken(all / 2),
+                    Send::Pause(Duration::from_millis(200)),
+                ],
                 [Take::Bytes(all / 2)],
             ),
             backend: Script::new(then(shape.stream(), &[Send::AwaitEnd]), [Take::ToEnd]),
@@ -198,7 +231,9 @@ fn resets(shape: Shape) -> Vec<Scenario> {
 #[test]
 fn half_closes_lose_no_byte_on_any_path() {
     for shape in SHAPES {
-        half_closes(shape).iter().for_each(|scenario| scenario.play(shape, |setup| setup));
+        half_closes(shape)
+            .iter()
+            .for_each(|scenario| scenario.play(shape, |setup| setup));
     }
 }
 
@@ -215,7 +250,10 @@ fn a_reset_is_a_reset_to_the_other_side_on_any_path() {
 fn one_worker_alone_serves_every_path() {
     for shape in SHAPES {
         for scenario in half_closes(shape) {
-            scenario.play(shape, |setup| Setup { workers: 1, ..setup });
+            scenario.play(shape, |setup| Setup {
+                workers: 1,
+                ..setup
+            });
         }
     }
 }
@@ -263,7 +301,10 @@ fn one_byte_each_way_is_a_session_like_any_other() {
     Scenario {
         name: "one byte",
         client: Script::new([Send::Bytes(1)], [Take::ToEnd]),
-        backend: Script::new([Send::AwaitTaken(1), Send::Bytes(1), Send::Fin], [Take::Bytes(1)]),
+        backend: Script::new(
+            [Send::AwaitTaken(1), Send::Bytes(1), Send::Fin],
+            [Take::Bytes(1)],
+        ),
         outcome: Outcome {
             termination: "backend_closed",
             client: End::Fin,
@@ -276,7 +317,11 @@ fn one_byte_each_way_is_a_session_like_any_other() {
 
 #[test]
 fn a_dribble_of_single_bytes_arrives_whole_both_ways() {
-    let dribble = Send::Sliced { bytes: 2000, piece: 1, gap: Duration::from_micros(50) };
+    let dribble = Send::Sliced {
+        bytes: 2000,
+        piece: 1,
+        gap: Duration::from_micros(50),
+    };
     Scenario {
         name: "dribble",
         client: Script::new([dribble, Send::Fin], [Take::ToEnd]),
@@ -288,29 +333,48 @@ fn a_dribble_of_single_bytes_arrives_whole_both_ways() {
 
 #[test]
 fn a_long_transfer_arrives_whole_each_way() {
-    let bytes: u64 = if cfg!(debug_assertions) { 96 << 20 } else { 1 << 30 };
+    let bytes: u64 = if cfg!(debug_assertions) {
+        96 << 20
+    } else {
+        1 << 30
+    };
     Scenario {
         name: "long",
         client: Script::new([Send::Bytes(bytes), Send::Fin], [LATE, Take::ToEnd]),
-        backend: Script::new([Send::Bytes(bytes), Send::AwaitEnd, Send::Fin], [LATE, Take::ToEnd]),
+        backend: Script::new(
+            [Send::Bytes(bytes), Send::AwaitEnd, Send::Fin],
+            [LATE, Take::ToEnd],
+        ),
         outcome: in_order("client_closed"),
     }
     .play(Shape::Bulk, |setup| setup);
 }
 
 /// Small buffers at the reader, so that what it does not read stays with the balancer.
-const SMALL_BUFFER: Options = Options { receive_buffer: Some(8192), send_buffer: None, source: None };
+const SMALL_BUFFER: Options = Options {
+    receive_buffer: Some(8192),
+    send_buffer: None,
+    source: None,
+};
 
 #[test]
 fn a_slow_reader_on_either_side_gets_everything() {
-    let paced = Take::Paced { bytes: 3 << 20, piece: 4096, gap: Duration::from_micros(200) };
+    let paced = Take::Paced {
+        bytes: 3 << 20,
+        piece: 4096,
+        gap: Duration::from_micros(200),
+    };
     let script = Script::new([Send::Bytes(8 << 20), Send::Fin], [Take::ToEnd]);
     let slow = Script::new([Send::AwaitEnd, Send::Fin], [paced, Take::ToEnd]);
 
     let backend = Backend::new(&script);
     let balancer = Balancer::over(&[backend.address]);
     let client = peer::client_with(balancer.address(), SMALL_BUFFER, &slow);
-    check_transfer(&client, &backend.seen_once(), &balancer.record_of(client.address));
+    check_transfer(
+        &client,
+        &backend.seen_once(),
+        &balancer.record_of(client.address),
+    );
     assert_eq!((client.taken, client.end), (8 << 20, End::Fin));
 
     let backend = Backend::with(SMALL_BUFFER, &slow);

@@ -46,7 +46,9 @@ impl Setup {
             global: String::new(),
             listener: String::new(),
             pool: String::new(),
-            backends: named.map(|(at, addr)| (format!("b{at}"), *addr, String::new())).collect(),
+            backends: named
+                .map(|(at, addr)| (format!("b{at}"), *addr, String::new()))
+                .collect(),
             more: String::new(),
             bind: "127.0.0.1:0".to_owned(),
         }
@@ -68,7 +70,15 @@ impl Setup {
     }
 
     pub fn toml(&self, log: &str) -> String {
-        let Setup { workers, global, listener, pool, more, bind, .. } = self;
+        let Setup {
+            workers,
+            global,
+            listener,
+            pool,
+            more,
+            bind,
+            ..
+        } = self;
         let mut text = format!(
             "[global]\nworkers = {workers}\n{global}\n\
              [log]\nformat = \"json\"\naccess = \"{log}\"\n\n\
@@ -80,7 +90,11 @@ impl Setup {
         }
         for (name, address, lines) in &self.backends {
             let head = "[[pool.backend]]";
-            writeln!(text, "{head}\nname = \"{name}\"\naddress = \"{address}\"\n{lines}").unwrap();
+            writeln!(
+                text,
+                "{head}\nname = \"{name}\"\naddress = \"{address}\"\n{lines}"
+            )
+            .unwrap();
         }
         text + more
     }
@@ -111,7 +125,9 @@ impl Balancer {
         let settings = settings(&setup.toml(&log_path(&folder)));
         let (report, started) = channel();
         let thread = thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
             runtime.block_on(async {
                 let (control, commands) = match Control::start(settings) {
                     Ok(pair) => pair,
@@ -125,7 +141,16 @@ impl Balancer {
             })
         });
         let commands = started.recv().unwrap()?;
+<<<<<<< HEAD
         Ok(Balancer { commands, thread: Some(thread), folder, totals_known: AtomicBool::new(true) })
+=======
+        Ok(Balancer {
+            commands,
+            thread: Some(thread),
+            folder,
+            totals_known: Cell::new(true),
+        })
+>>>>>>> main
     }
 
     /// Where clients of the listener `in` connect to.
@@ -149,7 +174,10 @@ impl Balancer {
     /// Sessions under way on a backend, and all there were.
     pub fn backend(&self, name: &str) -> (u32, u64) {
         let state = self.state();
-        let backend = state.pool("out").and_then(|pool| pool.backend(name)).expect("a backend");
+        let backend = state
+            .pool("out")
+            .and_then(|pool| pool.backend(name))
+            .expect("a backend");
         (backend.active, backend.total)
     }
 
@@ -168,7 +196,9 @@ impl Balancer {
     }
 
     pub fn drain(&self, timeout: Duration) {
-        self.commands.blocking_send(Command::Drain(timeout)).unwrap();
+        self.commands
+            .blocking_send(Command::Drain(timeout))
+            .unwrap();
     }
 
     pub fn stop(&self) {
@@ -192,7 +222,9 @@ impl Balancer {
     /// The record of a client's session, once it is written.
     pub fn record_of(&self, client: SocketAddr) -> Record {
         wait::until_some(&format!("the record of {client} is written"), || {
-            self.records().into_iter().rfind(|record| record.client() == Some(client))
+            self.records()
+                .into_iter()
+                .rfind(|record| record.client() == Some(client))
         })
     }
 
@@ -203,14 +235,18 @@ impl Balancer {
 
     fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> T {
         let (done, answer) = oneshot::channel();
-        self.commands.blocking_send(command(done)).expect("the balancer runs");
+        self.commands
+            .blocking_send(command(done))
+            .expect("the balancer runs");
         answer.blocking_recv().expect("the balancer answers")
     }
 
     /// I3 and I4 of what a balancer must keep: gauges return to zero, and every connection has
     /// one line that says why it ended.
     fn check_invariants(&mut self) {
-        let Some(thread) = self.thread.take() else { return };
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
         wait::until("gauges are back at zero", || {
             let state = self.state();
             let mut backends = state.pools.iter().flat_map(|pool| &pool.backends);
@@ -218,8 +254,15 @@ impl Balancer {
                 && backends.all(|backend| backend.active == 0)
         });
         let total: u64 = self.state().listeners.iter().map(|one| one.total).sum();
+<<<<<<< HEAD
         if self.totals_known.load(SeqCst) {
             wait::until("every connection has its line", || self.records().len() as u64 >= total);
+=======
+        if self.totals_known.get() {
+            wait::until("every connection has its line", || {
+                self.records().len() as u64 >= total
+            });
+>>>>>>> main
         }
         self.stop();
         wait::until("the balancer has stopped", || thread.is_finished());
@@ -257,11 +300,17 @@ pub fn check_transfer(client: &Seen, backend: &Seen, record: &Record) {
         assert!(to.intact, "not what was sent: {told}");
         assert!(to.taken <= from.sent, "more than was sent: {told}");
         if to.end == super::peer::End::Fin {
-            assert_eq!(to.taken, from.sent, "an incomplete stream ended in order: {told}");
+            assert_eq!(
+                to.taken, from.sent,
+                "an incomplete stream ended in order: {told}"
+            );
         }
         assert_ne!(to.end, super::peer::End::Stuck, "nobody ended it: {told}");
         let logged = record.number(key);
-        assert!(to.taken <= logged && logged <= from.sent, "miscounted: {told}");
+        assert!(
+            to.taken <= logged && logged <= from.sent,
+            "miscounted: {told}"
+        );
     }
 }
 

@@ -33,13 +33,20 @@ pub fn in_own_network(name: &str, body: impl FnOnce()) {
         return machine::skipped(name, "iproute2 or nftables is not installed");
     }
     let mut command = Command::new(unshare);
-    command.arg("--net").arg("--mount").arg("--").arg(std::env::current_exe().unwrap());
+    command
+        .arg("--net")
+        .arg("--mount")
+        .arg("--")
+        .arg(std::env::current_exe().unwrap());
     run(&mut command, name);
 }
 
 /// Loads rules for nft(8) into the network this process is in.
 pub fn nft(rules: &str) {
-    let status = Command::new(machine::program("nft").unwrap()).arg(rules).status().unwrap();
+    let status = Command::new(machine::program("nft").unwrap())
+        .arg(rules)
+        .status()
+        .unwrap();
     assert!(status.success(), "nft {rules}");
 }
 
@@ -54,7 +61,13 @@ fn run(command: &mut Command, name: &str) {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    let (out, err) = (String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
+    let (out, err) = (
+        String::from_utf8_lossy(&child.stdout),
+        String::from_utf8_lossy(&child.stderr),
+    );
     assert!(child.status.success(), "in its own process:\n{out}\n{err}");
-    assert!(out.contains("1 passed"), "no test of this name was run: {name}\n{out}");
+    assert!(
+        out.contains("1 passed"),
+        "no test of this name was run: {name}\n{out}"
+    );
 }

@@ -58,12 +58,20 @@ impl Toxics {
     pub fn thrown(dice: &mut Dice, bytes: u64) -> Toxics {
         let after = match dice.below(5) {
             0 => Some((dice.below(bytes), Harm::Reset)),
-            1 => Some((dice.below(bytes), Harm::Stall(Duration::from_millis(dice.below(30))))),
+            1 => Some((
+                dice.below(bytes),
+                Harm::Stall(Duration::from_millis(dice.below(30))),
+            )),
             _ => None,
         };
         let piece = [1 + dice.below(2000) as usize, 16 * 1024, 64 * 1024][dice.below(3) as usize];
         let latency = Duration::from_micros([0, 0, dice.below(300)][dice.below(3) as usize]);
-        Toxics { latency, piece, after, ..Toxics::default() }
+        Toxics {
+            latency,
+            piece,
+            after,
+            ..Toxics::default()
+        }
     }
 }
 
@@ -75,7 +83,9 @@ pub fn relay(
 ) -> Backend {
     let count = AtomicU64::new(0);
     Backend::serving(sockets::listen_with(Options::default()), move |near| {
-        let Ok(far) = TcpStream::connect(target) else { return sockets::reset_on_close(near) };
+        let Ok(far) = TcpStream::connect(target) else {
+            return sockets::reset_on_close(near);
+        };
         let number = count.fetch_add(1, SeqCst);
         let [out, back] = toxics(number);
         let (near, far) = (Arc::new(near), Arc::new(far));
@@ -116,7 +126,9 @@ fn pass(mut from: &TcpStream, mut to: &TcpStream, toxics: Toxics, seed: u64) {
             harm = None;
             continue;
         }
-        let most = usize::try_from(room).unwrap_or(usize::MAX).min(buffer.len());
+        let most = usize::try_from(room)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
         let count = match from.read(&mut buffer[..most]) {
             Ok(0) => break,
             Ok(count) => count,

@@ -46,7 +46,11 @@ pub fn client(to: SocketAddr, script: &Script) -> Seen {
 }
 
 pub fn client_with(to: SocketAddr, options: Options, script: &Script) -> Seen {
-    play(sockets::connect_with(to, options).expect("connected"), Stream::OfClient, script)
+    play(
+        sockets::connect_with(to, options).expect("connected"),
+        Stream::OfClient,
+        script,
+    )
 }
 
 /// The same on a thread of its own.
@@ -75,11 +79,23 @@ pub fn play(socket: TcpStream, own: Stream, script: &Script) -> Seen {
         ended.store(true, SeqCst);
         let (sent, was_reset) = sender.join().unwrap();
         // The kernel tells of a reset once only: whoever asks second is told of an end.
-        let end = if was_reset && end == End::Fin { End::Reset } else { end };
+        let end = if was_reset && end == End::Fin {
+            End::Reset
+        } else {
+            end
+        };
         (sent, (intact, end, ended_after))
     });
     let taken = taken.into_inner();
-    Seen { address, sent, taken, intact, end, took: begun.elapsed(), ended_after }
+    Seen {
+        address,
+        sent,
+        taken,
+        intact,
+        end,
+        took: begun.elapsed(),
+        ended_after,
+    }
 }
 
 /// How many bytes were sent, and whether a reset ended that.
@@ -125,9 +141,7 @@ fn send_all(
                 (taken.load(SeqCst) >= bytes || ended.load(SeqCst)).then_some(())
             })
             .is_some(),
-            Send::AwaitEnd => {
-                wait::within(PATIENCE, || ended.load(SeqCst).then_some(())).is_some()
-            }
+            Send::AwaitEnd => wait::within(PATIENCE, || ended.load(SeqCst).then_some(())).is_some(),
         };
         if !whole {
             return (sent, was_reset);
@@ -146,7 +160,9 @@ fn send_bytes(
 ) -> bool {
     let end = *sent + bytes;
     while *sent < end {
-        let room = usize::try_from(end - *sent).unwrap_or(usize::MAX).min(256 * 1024);
+        let room = usize::try_from(end - *sent)
+            .unwrap_or(usize::MAX)
+            .min(256 * 1024);
         let piece = own.bytes_at(*sent, room);
         match send(socket, piece, SendFlags::NOSIGNAL) {
             Ok(count) => *sent += count as u64,
@@ -253,7 +269,10 @@ impl Backend {
         serve: impl Fn(TcpStream) + std::marker::Send + Sync + 'static,
     ) -> Backend {
         let address = listener.local_addr().unwrap();
-        let (stop, accepted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stop, accepted) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicU64::new(0)),
+        );
         let (stopped, count, serve) = (stop.clone(), accepted.clone(), Arc::new(serve));
         let thread = thread::spawn(move || {
             for socket in listener.incoming() {
@@ -266,7 +285,13 @@ impl Backend {
                 thread::spawn(move || serve(socket));
             }
         });
-        Backend { address, accepted, seen: Arc::default(), stop, thread: Some(thread) }
+        Backend {
+            address,
+            accepted,
+            seen: Arc::default(),
+            stop,
+            thread: Some(thread),
+        }
     }
 
     /// Connections accepted so far.

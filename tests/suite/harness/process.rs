@@ -39,7 +39,10 @@ impl Process {
     pub fn start_with(setup: &Setup, start: &Start<'_>) -> Process {
         let folder = tempfile::tempdir().unwrap();
         let address = free_port();
-        let setup = Setup { bind: address.to_string(), ..setup.clone() };
+        let setup = Setup {
+            bind: address.to_string(),
+            ..setup.clone()
+        };
         let log = folder.path().join("access.log");
         let config = folder.path().join("lb.toml");
         fs::write(&config, setup.toml(log.to_str().unwrap())).unwrap();
@@ -64,8 +67,17 @@ impl Process {
         });
         let errors = read(&folder.path().join("stderr"));
         assert_eq!(begun, Some(true), "lbd does not listen: {errors}");
-        let pid = if start.under.is_empty() { own } else { lbd_below(own) };
-        Process { child, pid, address, folder }
+        let pid = if start.under.is_empty() {
+            own
+        } else {
+            lbd_below(own)
+        };
+        Process {
+            child,
+            pid,
+            address,
+            folder,
+        }
     }
 
     /// The number as text, as /proc wants it.
@@ -91,7 +103,10 @@ impl Process {
 
     /// Replaces the configuration file; a signal makes it read.
     pub fn write_config(&self, setup: &Setup) {
-        let setup = Setup { bind: self.address.to_string(), ..setup.clone() };
+        let setup = Setup {
+            bind: self.address.to_string(),
+            ..setup.clone()
+        };
         let text = setup.toml(self.log().to_str().unwrap());
         fs::write(self.folder.path().join("lb.toml"), text).unwrap();
     }
@@ -128,7 +143,10 @@ impl Drop for Process {
 
 /// A port nobody has at this moment.
 pub fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
 }
 
 pub fn read(file: &Path) -> String {
@@ -141,7 +159,9 @@ pub fn read(file: &Path) -> String {
 
 /// Asks the kernel's table instead of connecting, so that no session comes of the question.
 fn listens(address: SocketAddr) -> bool {
-    let SocketAddr::V4(v4) = address else { panic!("{address} is no IPv4") };
+    let SocketAddr::V4(v4) = address else {
+        panic!("{address} is no IPv4")
+    };
     let number = u32::from_ne_bytes(v4.ip().octets());
     let wanted = format!(" {number:08X}:{:04X} 00000000:0000 0A ", v4.port());
     fs::read_to_string("/proc/net/tcp").is_ok_and(|table| table.contains(&wanted))
@@ -168,7 +188,10 @@ pub struct Helper(pub Child);
 
 impl Helper {
     pub fn start(command: &mut Command) -> Helper {
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         Helper(child.spawn().unwrap())
     }
 

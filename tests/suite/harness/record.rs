@@ -14,12 +14,16 @@ pub struct Record(HashMap<String, String>);
 impl Record {
     /// Reads a flat JSON object; the log writes no other. Panics on anything else.
     pub fn parse(line: &str) -> Record {
-        let inner = line.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+        let inner = line
+            .strip_prefix('{')
+            .and_then(|rest| rest.strip_suffix('}'));
         let mut rest = inner.unwrap_or_else(|| panic!("no object: {line}"));
         let mut fields = HashMap::new();
         while !rest.is_empty() {
             let (key, after) = string(rest);
-            let after = after.strip_prefix(':').unwrap_or_else(|| panic!("no value: {line}"));
+            let after = after
+                .strip_prefix(':')
+                .unwrap_or_else(|| panic!("no value: {line}"));
             let (value, after) = if after.starts_with('"') {
                 string(after)
             } else {
@@ -38,7 +42,9 @@ impl Record {
 
     pub fn number(&self, key: &str) -> u64 {
         let value = self.text(key);
-        value.parse().unwrap_or_else(|_| panic!("{key} is no number in {self:?}"))
+        value
+            .parse()
+            .unwrap_or_else(|_| panic!("{key} is no number in {self:?}"))
     }
 
     pub fn termination(&self) -> &str {
@@ -51,13 +57,17 @@ impl Record {
 
     /// Whether its words are from the closed lists.
     pub fn is_explained(&self) -> bool {
-        Termination::ALL.iter().any(|word| word.as_str() == self.termination())
+        Termination::ALL
+            .iter()
+            .any(|word| word.as_str() == self.termination())
     }
 }
 
 /// A string with its quotes at the beginning of `text`, and what follows.
 fn string(text: &str) -> (String, &str) {
-    let body = text.strip_prefix('"').unwrap_or_else(|| panic!("no string: {text}"));
+    let body = text
+        .strip_prefix('"')
+        .unwrap_or_else(|| panic!("no string: {text}"));
     let mut value = String::new();
     let mut chars = body.char_indices();
     while let Some((at, next)) = chars.next() {

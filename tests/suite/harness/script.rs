@@ -9,7 +9,11 @@ use std::time::Duration;
 pub enum Send {
     Bytes(u64),
     /// In pieces of this size, each in a segment of its own, with a gap between them.
-    Sliced { bytes: u64, piece: usize, gap: Duration },
+    Sliced {
+        bytes: u64,
+        piece: usize,
+        gap: Duration,
+    },
     /// Bytes and a FIN in one segment.
     BytesAndFin(u64),
     Pause(Duration),
@@ -27,7 +31,11 @@ pub enum Send {
 pub enum Take {
     Bytes(u64),
     /// Bytes in reads of this size, with a gap between them.
-    Paced { bytes: u64, piece: usize, gap: Duration },
+    Paced {
+        bytes: u64,
+        piece: usize,
+        gap: Duration,
+    },
     Pause(Duration),
     ToEnd,
     /// Reads nothing until the connection is reset, then what is left.
@@ -43,7 +51,10 @@ pub struct Script {
 
 impl Script {
     pub fn new(send: impl Into<Vec<Send>>, take: impl Into<Vec<Take>>) -> Script {
-        Script { send: send.into(), take: take.into() }
+        Script {
+            send: send.into(),
+            take: take.into(),
+        }
     }
 
     /// What it sends if nothing stops it.

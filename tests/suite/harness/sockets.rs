@@ -64,8 +64,14 @@ impl Refusing {
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let socket = new_socket(any, SocketFlags::CLOEXEC).unwrap();
         bind(&socket, &any).unwrap();
-        let address = rustix::net::getsockname(&socket).unwrap().try_into().unwrap();
-        Refusing { _bound: socket, address }
+        let address = rustix::net::getsockname(&socket)
+            .unwrap()
+            .try_into()
+            .unwrap();
+        Refusing {
+            _bound: socket,
+            address,
+        }
     }
 }
 
@@ -83,18 +89,28 @@ impl Silent {
         let listener = new_socket(any, SocketFlags::CLOEXEC).unwrap();
         bind(&listener, &any).unwrap();
         listen(&listener, 0).unwrap();
-        let address: SocketAddr = rustix::net::getsockname(&listener).unwrap().try_into().unwrap();
+        let address: SocketAddr = rustix::net::getsockname(&listener)
+            .unwrap()
+            .try_into()
+            .unwrap();
         let mut queued = Vec::new();
         loop {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let socket = new_socket(any, flags).unwrap();
             let _ = connect(&socket, &address);
             let mut wait = [PollFd::new(&socket, PollFlags::OUT)];
-            let soon = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+            let soon = Timespec {
+                tv_sec: 0,
+                tv_nsec: 100_000_000,
+            };
             let stands = poll(&mut wait, Some(&soon)).unwrap() == 1;
             queued.push(socket);
             if !stands {
-                return Silent { _listener: listener, _queued: queued, address };
+                return Silent {
+                    _listener: listener,
+                    _queued: queued,
+                    address,
+                };
             }
             assert!(queued.len() < 16, "the queue never fills");
         }
@@ -114,7 +130,10 @@ pub fn reset_on_close(socket: impl AsFd) {
 
 /// Waits, without reading, until the connection is reset. False when the time passed first.
 pub fn await_reset(socket: impl AsFd, time: Duration) -> bool {
-    let time = Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() };
+    let time = Timespec {
+        tv_sec: time.as_secs() as i64,
+        tv_nsec: time.subsec_nanos().into(),
+    };
     let mut wait = [PollFd::new(&socket, PollFlags::empty())];
     poll(&mut wait, Some(&time)).unwrap() == 1
 }
@@ -129,6 +148,15 @@ pub fn has_ended(socket: impl AsFd) -> bool {
 }
 
 fn new_socket(of: SocketAddr, flags: SocketFlags) -> std::io::Result<OwnedFd> {
-    let family = if of.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
-    Ok(socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?)
+    let family = if of.is_ipv6() {
+        AddressFamily::INET6
+    } else {
+        AddressFamily::INET
+    };
+    Ok(socket_with(
+        family,
+        SocketType::STREAM,
+        flags,
+        Some(ipproto::TCP),
+    )?)
 }
