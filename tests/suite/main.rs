@@ -1,3 +1,4 @@
 //! Every integration test: one binary, one harness, one link step.
 
 mod config;
+mod demo;
