@@ -12,3 +12,4 @@ mod probes;
 mod relay;
 mod simulation;
 mod slow;
+mod demo;
