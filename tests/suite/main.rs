@@ -10,5 +10,6 @@ mod policies;
 mod pool_reloads;
 mod probes;
 mod relay;
+mod resources;
 mod simulation;
 mod slow;
