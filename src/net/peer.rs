@@ -20,6 +20,20 @@ pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 pub const KEEPALIVE_COUNT: u32 = 3;
 
+/// How long bytes to a peer may stay unacknowledged before the kernel gives it up. The kernel
+/// counts a window that stays closed too: a reader that has stopped is ended at `idle` by us, who
+/// can say why, so the kernel's turn comes clearly later. Zero is no limit of ours.
+pub fn unacknowledged_max(idle: Duration) -> Duration {
+    if idle.is_zero() {
+        Duration::from_secs(15 * 60)
+    } else {
+        idle + idle / 4 + UNANSWERED_GRACE
+    }
+}
+
+/// Our look at a blocked session may come a second late.
+const UNANSWERED_GRACE: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
 pub struct Peer {
     socket: OwnedFd,

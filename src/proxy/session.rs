@@ -13,7 +13,7 @@ use crate::base::addr::{ClientAddr, Endpoint, Side};
 use crate::base::clock::Moment;
 use crate::base::ending::{Phase, RelayPath, Termination};
 use crate::base::wheel::TICK;
-use crate::net::peer::Peer;
+use crate::net::peer::{Peer, unacknowledged_max};
 use crate::net::poller::{Poller, Readiness, Token};
 use crate::observe::access::{LineWriter, Record};
 use crate::relay::direction::Tools;
@@ -22,9 +22,6 @@ use crate::relay::duplex::{Duplex, End, Step};
 /// A connection that outlives this gets what a short one does without: keepalive on the
 /// backend's side, and a look at its deadlines.
 const SETTLED_AFTER: Duration = Duration::from_secs(1);
-
-/// Longest time bytes may stay unacknowledged when the listener sets no idle timeout.
-const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// The worker's things that a session borrows while it acts.
 pub struct Context<'a> {
@@ -93,10 +90,14 @@ struct Relaying {
     first_byte: Option<Duration>,
     /// Bytes already added to the backend's totals, to it and to the client.
     reported: (u64, u64),
-    /// What both peers had acknowledged at the last look, and when that last grew.
+    /// What both peers had acknowledged at the last look, when that last grew, and when that
+    /// look was.
     acknowledged: u64,
     progress_at: Moment,
+    marked_at: Moment,
     settled: bool,
+    /// Whether it was half-closed when its alarm was set; `None` while it is the connect's.
+    alarm_for: Option<bool>,
 }
 
 /// What a session's record says of it, from the first moment.
@@ -151,10 +152,6 @@ impl Session {
         let outcome = Connecting::begin(peer, tokens[1], &upstream, key, cx);
         match session.go_on(outcome, cx) {
             Next::Over => None,
-            Next::Waits => {
-                let at = cx.now + SETTLED_AFTER;
-                Some((session, Next::WaitsUntil(at)))
-            }
             next => Some((session, next)),
         }
     }
@@ -265,7 +262,16 @@ impl Session {
             relaying.first_byte = Some(cx.now.since(relaying.connected_at));
         }
         match step {
-            Step::Waits => Next::Waits,
+            Step::Waits => {
+                // The alarm that stands may be that of the connect, or the look at a session
+                // whose halves were both open: neither knows of the limits that hold now.
+                let half_closed = relaying.duplex.half_closed();
+                if relaying.alarm_for == Some(half_closed) {
+                    return Next::Waits;
+                }
+                relaying.alarm_for = Some(half_closed);
+                Next::WaitsUntil(cx.now + SETTLED_AFTER)
+            }
             Step::Again => Next::Again,
             Step::Lingers => Next::WaitsUntil(cx.now + TICK),
             Step::Ended(end) => {
@@ -288,12 +294,10 @@ impl Session {
         };
         if !relaying.settled {
             relaying.settled = true;
-            let unacknowledged = if limits.idle.is_zero() {
-                UNACKNOWLEDGED_MAX
-            } else {
-                limits.idle
-            };
-            relaying.duplex.backend().keep_alive(unacknowledged);
+            relaying
+                .duplex
+                .backend()
+                .keep_alive(unacknowledged_max(limits.idle));
         }
         relaying.report_bytes();
 
@@ -460,7 +464,9 @@ impl Relaying {
             reported: (0, 0),
             acknowledged: 0,
             progress_at: now,
+            marked_at: now,
             settled: false,
+            alarm_for: None,
         }
     }
 
@@ -478,10 +484,14 @@ impl Relaying {
         match self.duplex.acknowledged_mark() {
             Some(mark) if mark != self.acknowledged => {
                 self.acknowledged = mark;
-                self.progress_at = now;
+                // Bytes that moved here since the last mark account for the change. How lately
+                // the reader took some of them is unknown then, and half the limit is granted.
+                let unknown = self.duplex.moved_at >= self.marked_at;
+                self.progress_at = if unknown { now.before(max / 2) } else { now };
             }
             _ => {}
         }
+        self.marked_at = now;
         let last = self.duplex.moved_at.max(self.progress_at);
         let end = last + max;
         if now >= end {

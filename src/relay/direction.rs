@@ -5,7 +5,7 @@
 //! backpressure and a flowing or idle direction owns no buffer. A flow that fills the buffer
 //! several times in a row is spliced through a pipe until it turns small again.
 
-use rustix::io::Errno;
+use rustix::io::{Errno, read};
 use rustix::pipe::{SpliceFlags, splice};
 
 use super::pipe::{Pipe, Pipes};
@@ -78,7 +78,8 @@ enum Mode {
     CopyOnly,
 }
 
-/// Bytes that were read and not yet taken by the sink: at most one scratch buffer.
+/// Bytes that were read and not yet taken by the sink: at most one scratch buffer, or what was in
+/// a pipe that could not be emptied by splicing.
 #[derive(Debug)]
 struct Stash {
     bytes: Box<[u8]>,
@@ -229,9 +230,34 @@ impl Direction {
                     sink.writable = false;
                     return Err(Ok(Turn::Waits));
                 }
+                Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => {
+                    self.unsplice()?;
+                    return self.deliver_held(sink);
+                }
                 Err(_) => return Err(Err(Broken::Sink)),
             }
         }
+        Ok(())
+    }
+
+    /// The kernel does not splice to this sink: takes back what the pipe holds, to be copied.
+    fn unsplice(&mut self) -> Result<(), Result<Turn, Broken>> {
+        self.mode = Mode::CopyOnly;
+        let Some(pipe) = &mut self.pipe else {
+            return Ok(());
+        };
+        let mut bytes = vec![0; pipe.held];
+        let mut taken = 0;
+        while taken < bytes.len() {
+            match read(&pipe.output, &mut bytes[taken..]) {
+                Ok(count) if count > 0 => taken += count,
+                Err(Errno::INTR) => {}
+                // The bytes are there, so this cannot be; without them the stream is broken.
+                _ => return Err(Err(Broken::Sink)),
+            }
+        }
+        pipe.held = 0;
+        self.keep(&bytes);
         Ok(())
     }
 

@@ -22,10 +22,8 @@ use crate::base::addr::Endpoint;
 use crate::base::clock::Moment;
 use crate::config::settings::{Listener, Settings};
 use crate::net::listen;
+use crate::net::peer::unacknowledged_max;
 use crate::observe::access::AccessLog;
-
-/// Longest time bytes may stay unacknowledged when a listener sets no idle timeout.
-const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// Requests that may wait for the control loop.
 const COMMANDS_MAX: usize = 64;
@@ -329,11 +327,7 @@ impl Control {
     }
 
     fn open(&mut self, asked: &Endpoint, listener: usize, idle: Duration) -> io::Result<Bind> {
-        let unacknowledged = if idle.is_zero() {
-            UNACKNOWLEDGED_MAX
-        } else {
-            idle
-        };
+        let unacknowledged = unacknowledged_max(idle);
         let first = listen::open(asked, unacknowledged)?;
         let actual = listen::local_endpoint(&first, asked)?;
         let first = Arc::new(first);

@@ -337,7 +337,10 @@ impl Worker {
             Interest::ReadLevel
         };
         let token = Sessions::control(self.listening.len() as u32);
-        if let Err(error) = self.poller.watch(&*socket, token, interest) {
+        // While accepting rests nothing is watched; the end of the rest will see to it.
+        if self.rests_until.is_none()
+            && let Err(error) = self.poller.watch(&*socket, token, interest)
+        {
             tracing::error!(%error, "a listening socket cannot be watched");
             return;
         }
@@ -391,6 +394,10 @@ impl Worker {
 
     /// Stops accepting for a moment: clients wait in the kernel's queue, nothing spins.
     fn rest(&mut self, error: io::Error) -> io::Result<()> {
+        // Another listening socket of the same wake-up found out first: none is watched now.
+        if self.rests_until.is_some() {
+            return Ok(());
+        }
         if self
             .rest_told_at
             .is_none_or(|at| self.now.since(at) >= REST_TOLD_EVERY)

@@ -10,6 +10,7 @@ mod policies;
 mod pool_reloads;
 mod probes;
 mod relay;
+mod resources;
 mod simulation;
 mod slow;
 mod demo;

@@ -141,16 +141,12 @@ impl Balancer {
             })
         });
         let commands = started.recv().unwrap()?;
-<<<<<<< HEAD
-        Ok(Balancer { commands, thread: Some(thread), folder, totals_known: AtomicBool::new(true) })
-=======
         Ok(Balancer {
             commands,
             thread: Some(thread),
             folder,
-            totals_known: Cell::new(true),
+            totals_known: AtomicBool::new(true),
         })
->>>>>>> main
     }
 
     /// Where clients of the listener `in` connect to.
@@ -254,15 +250,10 @@ impl Balancer {
                 && backends.all(|backend| backend.active == 0)
         });
         let total: u64 = self.state().listeners.iter().map(|one| one.total).sum();
-<<<<<<< HEAD
         if self.totals_known.load(SeqCst) {
-            wait::until("every connection has its line", || self.records().len() as u64 >= total);
-=======
-        if self.totals_known.get() {
             wait::until("every connection has its line", || {
                 self.records().len() as u64 >= total
             });
->>>>>>> main
         }
         self.stop();
         wait::until("the balancer has stopped", || thread.is_finished());

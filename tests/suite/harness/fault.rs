@@ -130,6 +130,8 @@ fn pass(mut from: &TcpStream, mut to: &TcpStream, toxics: Toxics, seed: u64) {
             .unwrap_or(usize::MAX)
             .min(buffer.len());
         let count = match from.read(&mut buffer[..most]) {
+            // The kernel tells of a reset once; the other direction may have been told.
+            Ok(0) if from.peer_addr().is_err() => return sockets::reset(to),
             Ok(0) => break,
             Ok(count) => count,
             // A broken side breaks the other.

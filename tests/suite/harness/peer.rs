@@ -141,6 +141,7 @@ fn send_all(
                 (taken.load(SeqCst) >= bytes || ended.load(SeqCst)).then_some(())
             })
             .is_some(),
+            Send::AwaitReset => sockets::await_reset(socket, PATIENCE),
             Send::AwaitEnd => wait::within(PATIENCE, || ended.load(SeqCst).then_some(())).is_some(),
         };
         if !whole {

@@ -24,6 +24,8 @@ pub enum Send {
     AwaitTaken(u64),
     /// Until the other half has seen the end, of whichever kind.
     AwaitEnd,
+    /// Until the connection is reset.
+    AwaitReset,
 }
 
 /// A step of the taking half.
