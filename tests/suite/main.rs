@@ -3,6 +3,7 @@
 mod balance_kit;
 mod closing;
 mod config;
+mod demo;
 mod ejections;
 mod floors;
 mod harness;
@@ -13,4 +14,3 @@ mod relay;
 mod resources;
 mod simulation;
 mod slow;
-mod demo;
