@@ -1,5 +1,6 @@
 //! Every integration test: one binary, one harness, one link step.
 
+mod backends;
 mod balance_kit;
 mod closing;
 mod config;
@@ -10,6 +11,7 @@ mod policies;
 mod pool_reloads;
 mod probes;
 mod relay;
+mod reloads;
 mod resources;
 mod simulation;
 mod slow;

@@ -222,7 +222,6 @@ fn bytes_arrive_whole_when_the_kernel_refuses_to_splice() {
         "splice:error=EINTR:when=1+3",
         "pipe2:error=EMFILE",
         "pipe2:error=ENFILE:when=2+",
-        "fcntl:error=EPERM",
     ];
     for refusal in refusals {
         let late = Take::Pause(ms(100));
