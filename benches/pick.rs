@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 
+use lbd::balance::backend::Verdict;
 use lbd::balance::chance::Chance;
 use lbd::balance::health::Ejection;
 use lbd::balance::policy::PolicyKind;
@@ -59,6 +60,34 @@ fn pick(c: &mut Criterion) {
     }
 }
 
+/// What [`pick`] leaves out: there everybody is idle, up and of one weight.
+fn pick_in_trouble(c: &mut Criterion) {
+    let mut group = c.benchmark_group("of 1000");
+    let mut chance = Chance::seeded(1);
+
+    let mut graded = spec(PolicyKind::LeastConnections, 1000);
+    (10..)
+        .zip(&mut graded.members)
+        .for_each(|(i, member)| member.weight = 10 + i % 7);
+    let pool = Arc::new(Pool::new(graded, Table::new()));
+    let mut held: Vec<_> = (0..20_000)
+        .map(|key| Candidates::new(key).next(&pool, NOW, &mut chance))
+        .collect();
+    held.retain(|_| chance.below(3) > 0);
+    group.bench_function("LeastConnections, busy and weighted", |b| {
+        b.iter(|| black_box(Candidates::new(0).next(&pool, NOW, &mut chance)));
+    });
+
+    for policy in PolicyKind::ALL {
+        let pool = Arc::new(Pool::new(spec(policy, 1000), Table::new()));
+        (0..999).for_each(|index| pool.set_verdict(index, Verdict::Down));
+        group.bench_function(format!("{policy:?}, one up"), |b| {
+            b.iter(|| black_box(Candidates::new(0).next(&pool, NOW, &mut chance)));
+        });
+    }
+    group.finish();
+}
+
 fn build(c: &mut Criterion) {
     let mut group = c.benchmark_group("build 1000");
     group.sample_size(10);
@@ -84,6 +113,6 @@ criterion_group! {
     config = Criterion::default()
         .warm_up_time(Duration::from_millis(300))
         .measurement_time(Duration::from_secs(1));
-    targets = pick, build
+    targets = pick, pick_in_trouble, build
 }
 criterion_main!(benches);

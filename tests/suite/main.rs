@@ -4,6 +4,7 @@ mod backends;
 mod balance_kit;
 mod closing;
 mod config;
+mod demo;
 mod ejections;
 mod floors;
 mod harness;

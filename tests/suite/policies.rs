@@ -526,6 +526,16 @@ fn the_weight_of_a_dead_backend_does_not_count() {
         let counts = counts(&pool, 3000, &mut Chance::seeded(5));
         assert_proportional(&counts, &[0, 1, 2]);
     }
+    // In a sequence scaled for the dead one, 2 and 3 would be rounded to 1 and 2.
+    let weights: Vec<u16> = (0..21)
+        .map(|i| if i == 0 { 30_000 } else { 2 + i % 2 })
+        .collect();
+    let graded = pool(PolicyKind::RoundRobin, &weights);
+    take_down(&graded, &[0]);
+    let ideal: Vec<u64> = weights.iter().map(|&it| u64::from(it % 30_000)).collect();
+    let counts = counts(&graded, 5000, &mut Chance::seeded(0));
+    assert_proportional(&counts, &ideal);
+
     let pool = pool(PolicyKind::LeastConnections, &[65_535, 1, 2]);
     take_down(&pool, &[0]);
     let mut chance = Chance::seeded(5);

@@ -33,7 +33,7 @@ pub(in crate::balance) struct RoundRobin {
 /// possible.
 const PERIOD_MAX: u64 = 16_384;
 
-/// How far the sequence is searched for somebody who may be chosen, about a microsecond.
+/// How far the sequence is searched for somebody who may be chosen: some microseconds at most.
 const SEARCH_MAX: u64 = 1024;
 
 /// Claims lost to other threads in one search.
