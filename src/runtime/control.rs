@@ -219,6 +219,11 @@ impl Control {
                 Some(command) = self.commands.recv() => match command {
                     Command::Drain(timeout) => {
                         self.tell_workers(|| Message::Drain);
+                        // The last holder closes: clients would wait in a queue that nobody
+                        // serves any more.
+                        for bind in &mut self.binds {
+                            bind.sockets.clear();
+                        }
                         force_at = Some(Instant::now() + timeout);
                     }
                     Command::Stop => self.tell_workers(|| Message::Stop),

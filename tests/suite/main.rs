@@ -1,5 +1,6 @@
 //! Every integration test: one binary, one harness, one link step.
 
+mod backends;
 mod balance_kit;
 mod closing;
 mod config;
@@ -12,7 +13,10 @@ mod listening;
 mod policies;
 mod pool_reloads;
 mod probes;
+mod programs;
 mod relay;
+mod reloads;
 mod resources;
 mod simulation;
 mod slow;
+mod syscalls;
