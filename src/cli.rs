@@ -72,8 +72,16 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match cli.command {
         Some(Command::Demo(args)) => {
-            let DemoArgs { bind, policy, seconds } = args;
-            finish(demo::run(DemoOptions { bind, policy, seconds }))
+            let DemoArgs {
+                bind,
+                policy,
+                seconds,
+            } = args;
+            finish(demo::run(DemoOptions {
+                bind,
+                policy,
+                seconds,
+            }))
         }
         None => match cli.run.config.clone() {
             Some(config) => with_config(config, &cli.run),
@@ -111,7 +119,11 @@ fn with_config(config: PathBuf, args: &RunArgs) -> ExitCode {
 }
 
 fn plural(count: usize, word: &str) -> String {
-    if count == 1 { word.to_owned() } else { format!("{word}s") }
+    if count == 1 {
+        word.to_owned()
+    } else {
+        format!("{word}s")
+    }
 }
 
 fn say(text: &str) -> ExitCode {

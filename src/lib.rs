@@ -10,9 +10,9 @@
 pub mod base {
     pub mod addr;
     pub mod clock;
-    pub mod wheel;
     pub mod ending;
     pub mod wall;
+    pub mod wheel;
 }
 
 /// Floor 1: the only `unsafe` code: kernel calls that no safe wrapper offers.

@@ -35,8 +35,7 @@ pub(crate) fn run(args: Args) -> io::Result<()> {
         let connections = args.common.share(args.connections, thread);
         Loop::open(&args, connections)?.run(window)
     })?;
-    print_bytes("bulk", &tally, &spent);
-    Ok(())
+    print_bytes("bulk", &tally, &spent)
 }
 
 struct Loop {

@@ -34,8 +34,7 @@ pub(crate) fn run(args: Args) -> io::Result<()> {
         let concurrency = args.common.share(args.concurrency, thread);
         Loop::new(&args, thread)?.run(concurrency, window)
     })?;
-    print_requests("cycle", "connection", &tally, &spent);
-    Ok(())
+    print_requests("cycle", "connection", &tally, &spent)
 }
 
 struct Loop {

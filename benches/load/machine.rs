@@ -72,8 +72,8 @@ impl Reading {
     }
 }
 
-/// CPU time so far of processes outside of our family: the parent of this process and all its
-/// children, that is, the script that started generator, server and proxy. With the time of the
+/// CPU time so far of processes outside of our family: one process and all that descend from it,
+/// that is, the script that started generator, server and proxy. With the time of the
 /// children that were waited for, so that a process that ends moves its time but does not lose it.
 /// Not exact: softirq time belongs to no process, and the kernel samples at ticks.
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +82,7 @@ pub(crate) struct Strangers {
 }
 
 impl Strangers {
-    pub(crate) fn now() -> io::Result<Self> {
+    pub(crate) fn of(family: u32) -> io::Result<Self> {
         let mut processes = HashMap::new();
         for entry in fs::read_dir("/proc")? {
             let name = entry?.file_name();
@@ -94,7 +94,6 @@ impl Strangers {
                 processes.insert(pid, process);
             }
         }
-        let family = std::os::unix::process::parent_id();
         let ticks = processes
             .iter()
             .filter(|(pid, process)| !process.is_kernel && !descends(**pid, family, &processes))

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::process::parent_id;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,9 @@ pub(crate) struct Common {
     /// Not counted; connections are opened during it.
     #[arg(long, default_value_t = 0.5)]
     pub(crate) warmup_seconds: f64,
+    /// The process whose children (this one, server, proxy) are no strangers; else our parent.
+    #[arg(long)]
+    pub(crate) family: Option<u32>,
 }
 
 impl Common {
@@ -109,7 +113,7 @@ pub(crate) fn measure(
         let threads: Vec<_> = (0..common.threads)
             .map(|n| scope.spawn(move || work(n, window)))
             .collect();
-        let spent = Spent::over(window)?;
+        let spent = Spent::over(window, common.family.unwrap_or_else(parent_id))?;
         let mut total = Tally::new();
         for thread in threads {
             total = total.merge(thread.join().expect("a load thread does not panic")?);
@@ -130,9 +134,9 @@ pub(crate) struct Spent {
 const READING_AHEAD: Duration = Duration::from_millis(20);
 
 impl Spent {
-    fn over(window: Window) -> io::Result<Self> {
+    fn over(window: Window, family: u32) -> io::Result<Self> {
         sleep_until(window.from - READING_AHEAD);
-        let strangers_before = Strangers::now()?;
+        let strangers_before = Strangers::of(family)?;
         sleep_until(window.from);
         let before = Reading::now()?;
         sleep_until(window.until);
@@ -140,7 +144,7 @@ impl Spent {
         Ok(Self {
             seconds: after.seconds_since(&before),
             cpu_seconds_machine: after.busy_seconds_since(&before),
-            cpu_seconds_strangers: Strangers::now()?.seconds_since(&strangers_before),
+            cpu_seconds_strangers: Strangers::of(family)?.seconds_since(&strangers_before),
         })
     }
 
@@ -173,7 +177,12 @@ fn sleep_until(instant: Instant) {
 }
 
 /// Prints the line of a load that counts requests (or whole connections).
-pub(crate) fn print_requests(workload: &str, unit: &str, tally: &Tally, spent: &Spent) {
+pub(crate) fn print_requests(
+    workload: &str,
+    unit: &str,
+    tally: &Tally,
+    spent: &Spent,
+) -> io::Result<()> {
     let line = Line::new(workload).number("requests", tally.requests);
     let mut line = spent.describe(line, unit, tally.requests as f64);
     let latency = &tally.latency_ns;
@@ -185,18 +194,23 @@ pub(crate) fn print_requests(workload: &str, unit: &str, tally: &Tally, spent: &
     ] {
         line = line.number(key, format_args!("{:.1}", ns as f64 / 1000.0));
     }
-    finish(line, tally);
+    finish(line, tally)
 }
 
 /// Prints the line of a load that counts bytes; the unit is 1 MB = 10^6 bytes.
-pub(crate) fn print_bytes(workload: &str, tally: &Tally, spent: &Spent) {
+pub(crate) fn print_bytes(workload: &str, tally: &Tally, spent: &Spent) -> io::Result<()> {
     let line = Line::new(workload).number("bytes", tally.bytes);
-    finish(spent.describe(line, "MB", tally.bytes as f64 / 1e6), tally);
+    finish(spent.describe(line, "MB", tally.bytes as f64 / 1e6), tally)
 }
 
-fn finish(line: Line, tally: &Tally) {
+/// Fails if nothing was done: a cost per unit without units would look like no cost.
+fn finish(line: Line, tally: &Tally) -> io::Result<()> {
     if let Some(error) = &tally.first_error {
         eprintln!("load: {} errors, the first: {error}", tally.errors);
     }
     line.number("errors", tally.errors).print();
+    if tally.requests == 0 && tally.bytes == 0 {
+        return Err(io::Error::other("nothing was completed within the window"));
+    }
+    Ok(())
 }

@@ -35,8 +35,7 @@ pub(crate) fn run(args: Args) -> io::Result<()> {
         rustix::thread::set_current_timer_slack(NonZeroU64::new(1))?;
         Loop::open(&args, connections)?.run(window)
     })?;
-    print_requests("open", "request", &tally, &spent);
-    Ok(())
+    print_requests("open", "request", &tally, &spent)
 }
 
 struct Loop {

@@ -81,10 +81,15 @@ impl Results {
         self.cells.keys().any(|(known, _)| known == workload)
     }
 
+    /// Of the undisturbed rounds, or of all where there is none.
     fn values(&self, workload: &str, system: &str, key: &str) -> Vec<f64> {
-        let mut values: Vec<f64> = self
-            .cells(workload, system)
+        let cells = self.cells(workload, system);
+        let any_quiet = cells
             .iter()
+            .any(|json| strangers_share(json) <= STRANGERS_SHARE_MAX);
+        let mut values: Vec<f64> = cells
+            .iter()
+            .filter(|json| !any_quiet || strangers_share(json) <= STRANGERS_SHARE_MAX)
             .filter_map(|json| number(json, key))
             .collect();
         values.sort_by(f64::total_cmp);
@@ -117,6 +122,17 @@ impl Results {
     }
 }
 
+/// More than this and a round is disturbed; the script tries such a round again.
+const STRANGERS_SHARE_MAX: f64 = 0.1;
+
+fn strangers_share(json: &str) -> f64 {
+    let seconds = |key| number(json, key).unwrap_or(0.0);
+    match seconds("cpu_seconds_machine") {
+        0.0 => 0.0,
+        machine => seconds("cpu_seconds_strangers") / machine,
+    }
+}
+
 fn cost_key(workload: &str) -> &'static str {
     if workload == "idle" {
         "bytes_per_connection"
@@ -133,8 +149,17 @@ fn median(sorted: &[f64]) -> Option<f64> {
 fn print_cells(results: &Results) {
     println!("Whole machine, per unit (median, lowest and highest of the rounds)\n");
     println!(
-        "{:<13}{:<16}{:>10}{:>10}{:>10}  {:<12}{:>11}{:>10}{:>10}",
-        "workload", "system", "median", "lowest", "highest", "unit", "units/s", "errors", "others"
+        "{:<13}{:<16}{:>10}{:>10}{:>10}{:>8}  {:<14}{:>9}{:>8}{:>8}",
+        "workload",
+        "system",
+        "median",
+        "lowest",
+        "highest",
+        "rounds",
+        "unit",
+        "units/s",
+        "errors",
+        "others"
     );
     for (workload, _) in ROWS {
         for system in SYSTEMS {
@@ -146,7 +171,8 @@ fn print_cells(results: &Results) {
             };
             let errors: f64 = results.values(workload, system, "errors").iter().sum();
             println!(
-                "{workload:<13}{system:<16}{middle:>10.2}{lowest:>10.2}{highest:>10.2}  {:<12}{:>11}{errors:>10}{:>10}",
+                "{workload:<13}{system:<16}{middle:>10.2}{lowest:>10.2}{highest:>10.2}{:>8}  {:<14}{:>9}{errors:>8}{:>8}",
+                costs.len(),
                 unit(results, workload),
                 shown(results.median(workload, system, "rate"), 0),
                 strangers(results, workload, system),
@@ -155,9 +181,12 @@ fn print_cells(results: &Results) {
     }
 }
 
-/// The share of the CPU time of a row that other processes took: large ones spoil it.
+/// The share of the CPU time that other processes took in the rounds used.
 fn strangers(results: &Results, workload: &str, system: &str) -> String {
-    let total = |key| results.values(workload, system, key).iter().sum::<f64>();
+    let total = |key| {
+        let values = results.values(workload, system, key);
+        values.iter().fold(0.0, |sum, value| sum + value)
+    };
     match total("cpu_seconds_machine") {
         0.0 => "-".to_owned(),
         machine => format!("{:.0} %", 100.0 * total("cpu_seconds_strangers") / machine),

@@ -27,8 +27,7 @@ pub(crate) fn run(args: Args) -> io::Result<()> {
         }
         Loop::open(&args, connections)?.run(window)
     })?;
-    print_requests("rr", "request", &tally, &spent);
-    Ok(())
+    print_requests("rr", "request", &tally, &spent)
 }
 
 struct Loop {

@@ -55,11 +55,11 @@ impl Candidates {
         }
         for class in Class::BY_PREFERENCE {
             for tier in &pool.tiers {
-                let (seats, slots, tried) = (&tier.seats, &pool.slots, &self.tried[..tries]);
                 let field = Field {
-                    seats,
-                    slots,
-                    tried,
+                    seats: &tier.seats,
+                    runs: &tier.runs,
+                    slots: &pool.slots,
+                    tried: &self.tried[..tries],
                     class,
                     now,
                 };

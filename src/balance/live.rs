@@ -103,7 +103,7 @@ impl Hot {
     ) -> bool {
         let mut word = self.load();
         loop {
-            if !word.is(class, counters, now) || word.active() >= limit {
+            if !word.admits(class, limit, || counters, now) {
                 return false;
             }
             // `limit` is at most u32::MAX, so the count cannot carry into the state.
@@ -154,21 +154,28 @@ impl Word {
         self.0 as u32
     }
 
-    /// Whether a backend (of a weight above 0) is of this class now. One comparison stands for
-    /// [`availability`]; a test and every call in a debug build hold it to that.
+    /// Whether a backend (of a weight above 0) is of this class now and below `limit`.
+    ///
+    /// What would keep it out lies above the count, so one comparison tells of both; a test holds
+    /// it to [`availability`]. The cold counters are looked at only when nothing but the flag of an
+    /// ejection keeps it out, which may have ended.
     #[inline]
-    pub(super) fn is(self, class: Class, counters: &Counters, now: Moment) -> bool {
-        let mut blocks = self.0 & BLOCKS;
-        if blocks & EJECTED != 0 && counters.ejected_until() <= now {
-            blocks &= !EJECTED;
+    pub(super) fn admits<'a>(
+        self,
+        class: Class,
+        limit: u32,
+        counters: impl FnOnce() -> &'a Counters,
+        now: Moment,
+    ) -> bool {
+        let against = (self.0 ^ class as u64) & (BLOCKS | ACTIVE);
+        if against < u64::from(limit) {
+            debug_assert_eq!(
+                availability(self.verdict(), self.wish(), false, 1),
+                class.into()
+            );
+            return true;
         }
-        let is = blocks == class as u64;
-        debug_assert_eq!(
-            is,
-            availability(self.verdict(), self.wish(), blocks & EJECTED != 0, 1)
-                == class.availability()
-        );
-        is
+        self.ejected() && against & !EJECTED < u64::from(limit) && counters().ejected_until() <= now
     }
 
     pub(super) fn verdict(self) -> Verdict {
@@ -204,15 +211,18 @@ pub(super) enum Class {
 
 impl Class {
     pub(super) const BY_PREFERENCE: [Class; 2] = [Class::Available, Class::LastResort];
+}
 
-    fn availability(self) -> Availability {
-        match self {
+impl From<Class> for Availability {
+    fn from(class: Class) -> Self {
+        match class {
             Class::Available => Availability::Available,
             Class::LastResort => Availability::LastResort,
         }
     }
 }
 
+const ACTIVE: u64 = u32::MAX as u64;
 const DOWN: u64 = 1 << 32;
 const UNCHECKED: u64 = 1 << 33;
 const UNPROBED: u64 = 1 << 34;
@@ -343,8 +353,8 @@ mod tests {
                     assert_eq!((live.verdict(), live.wish()), (verdict, wish));
                     let may = availability(verdict, wish, live.ejected(NOW), 1);
                     for class in Class::BY_PREFERENCE {
-                        let is = hot.load().is(class, &counters, NOW);
-                        assert_eq!(is, may == class.availability(), "{verdict:?} {wish:?}");
+                        let is = hot.load().admits(class, 1, || &counters, NOW);
+                        assert_eq!(is, may == class.into(), "{verdict:?} {wish:?}");
                         assert_eq!(hot.occupy(class, 1, &counters, NOW), is);
                         assert!(!hot.occupy(class, 1, &counters, NOW), "above the limit");
                         if is {

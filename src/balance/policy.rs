@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use super::chance::Chance;
 use super::key::HashSeed;
-use super::live::Class;
-use super::slots::Slots;
+use super::live::{Class, Hot, Word};
+use super::slots::{Slots, begins_chunk};
 use crate::base::clock::Moment;
 
 /// Which policy a pool uses.
@@ -53,18 +53,19 @@ pub(super) enum Policy {
 }
 
 impl Policy {
-    /// Takes over what `memory` holds of the same tier before a reload.
-    ///
-    /// `names` and `seats` tell of the same backends in the same order.
+    /// Takes over what `memory` holds of the same tier before a reload. The seats come in the
+    /// listed order, with their names; the policy may have them sit in another one.
     pub(super) fn new(
         kind: PolicyKind,
-        names: &[&str],
-        seats: &[Seat],
+        seats: &mut [(&str, Seat)],
         seed: &HashSeed,
         memory: &Memory,
     ) -> Self {
-        debug_assert_eq!(names.len(), seats.len());
-        let weights: Vec<u16> = seats.iter().map(|seat| seat.weight).collect();
+        if kind == PolicyKind::IpHash {
+            ip_hash::by_name(seats);
+        }
+        let names: Vec<&str> = seats.iter().map(|&(name, _)| name).collect();
+        let weights: Vec<u16> = seats.iter().map(|(_, seat)| seat.weight).collect();
         match kind {
             PolicyKind::RoundRobin => {
                 let turn = Arc::clone(&memory.turn);
@@ -75,11 +76,11 @@ impl Policy {
                 let known = memory
                     .maglev
                     .as_ref()
-                    .filter(|it| it.is_of(names, &weights, seed));
+                    .filter(|it| it.is_of(&names, &weights, seed));
                 Policy::IpHash(
                     known
                         .cloned()
-                        .unwrap_or_else(|| Arc::new(ip_hash::Maglev::new(names, &weights, seed))),
+                        .unwrap_or_else(|| Arc::new(ip_hash::Maglev::new(&names, &weights, seed))),
                 )
             }
             PolicyKind::Random => Policy::Random(draw::Draw::new(&weights)),
@@ -139,11 +140,40 @@ pub(super) struct Seat {
     pub(super) member: u16,
 }
 
+/// Neighbouring seats whose slots are neighbours too, in one chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    /// Index of the first seat.
+    first: u32,
+    /// Slot of the first seat.
+    slot: u32,
+    len: u32,
+}
+
+impl Run {
+    /// Few, because a pool finds its slots in the listed order when it is new.
+    pub(super) fn all(seats: &[Seat]) -> Box<[Run]> {
+        let mut runs: Vec<Run> = Vec::new();
+        for (first, &Seat { slot, .. }) in (0..).zip(seats) {
+            match runs.last_mut() {
+                Some(run) if slot == run.slot + run.len && !begins_chunk(slot) => run.len += 1,
+                _ => runs.push(Run {
+                    first,
+                    slot,
+                    len: 1,
+                }),
+            }
+        }
+        runs.into()
+    }
+}
+
 /// Who may be chosen now: the seats of one tier that are of one class, not full, and not tried by
 /// this client yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Field<'a> {
     pub(super) seats: &'a [Seat],
+    pub(super) runs: &'a [Run],
     pub(super) slots: &'a Slots,
     /// Slots, not members: a client that waits through a reload still knows whom it tried.
     pub(super) tried: &'a [u32],
@@ -164,12 +194,65 @@ impl Field<'_> {
     /// The active connections of a seat that may be chosen.
     #[inline]
     fn active(&self, seat: usize) -> Option<u32> {
-        let Seat { slot, limit, .. } = self.seats[seat];
-        let word = self.slots.hot(slot).load();
-        let eligible = word.active() < limit
-            && word.is(self.class, self.slots.counters(slot), self.now)
-            && !self.tried.contains(&slot);
-        eligible.then(|| word.active())
+        let seat = &self.seats[seat];
+        let word = self.slots.hot(seat.slot).load();
+        self.admits(seat, word).then(|| word.active())
+    }
+
+    /// Whether a seat may be chosen, going by what was read of its backend.
+    #[inline]
+    fn admits(&self, &Seat { slot, limit, .. }: &Seat, word: Word) -> bool {
+        let counters = || self.slots.counters(slot);
+        word.admits(self.class, limit, counters, self.now) && !self.has_tried(slot)
+    }
+
+    /// All seats in order, by stretches whose hot words lie side by side: index of the first seat,
+    /// hot words, seats.
+    fn runs(&self) -> impl Iterator<Item = (usize, &[Hot], &[Seat])> {
+        self.runs.iter().map(|run| {
+            let (first, len) = (run.first as usize, run.len as usize);
+            (
+                first,
+                self.slots.run(run.slot, len),
+                &self.seats[first..first + len],
+            )
+        })
+    }
+
+    #[inline]
+    fn has_tried(&self, slot: u32) -> bool {
+        !self.tried.is_empty() && self.is_among_tried(slot)
+    }
+
+    #[cold]
+    #[inline(never)] // Only retries come here; inlined it would take registers from the scans.
+    fn is_among_tried(&self, slot: u32) -> bool {
+        self.tried.contains(&slot)
+    }
+
+    /// Chooses among exactly those that may be chosen, but not `except`: adds up their weights and
+    /// lets `point` say which unit of the sum it is to be. Slow, and right however few are left:
+    /// who is out does not shift the others' shares.
+    #[cold]
+    fn by_weight(&self, except: Option<usize>, point: impl FnOnce(u64) -> u64) -> Option<usize> {
+        let eligible = || (0..self.len()).filter(|&seat| Some(seat) != except && self.has(seat));
+        let total = eligible().map(|seat| u64::from(self.weight(seat))).sum();
+        if total == 0 {
+            return None;
+        }
+        let mut left = point(total);
+        debug_assert!(left < total);
+        let mut last = None;
+        for seat in eligible() {
+            let weight = u64::from(self.weight(seat));
+            if left < weight {
+                return Some(seat);
+            }
+            left -= weight;
+            last = Some(seat);
+        }
+        // Some went while we counted.
+        last
     }
 
     fn weight(&self, seat: usize) -> u16 {
@@ -186,12 +269,17 @@ impl Field<'_> {
             ..
         } = self.seats[seat];
         debug_assert_ne!(weight, 0);
-        !self.tried.contains(&slot)
+        !self.has_tried(slot)
             && self
                 .slots
                 .hot(slot)
                 .occupy(self.class, limit, self.slots.counters(slot), self.now)
     }
+}
+
+/// The unit of `total` at which a fraction of 2⁻⁶⁴ units points.
+fn unit_at(fraction: u64, total: u64) -> u64 {
+    ((u128::from(fraction) * u128::from(total)) >> 64) as u64
 }
 
 /// How a backend is loaded for its weight: the connections it would have with one more, for each
@@ -203,6 +291,9 @@ struct Load {
 }
 
 impl Load {
+    /// More than any backend's.
+    const MAX: Load = Load { next: 1, weight: 0 };
+
     fn new(active: u32, weight: u16) -> Self {
         Load {
             next: u64::from(active) + 1,

@@ -11,7 +11,7 @@ use super::health::Ejection;
 use super::key::HashSeed;
 pub use super::lease::{Candidates, Lease, TRIES_MAX};
 use super::live::Live;
-use super::policy::{Policy, PolicyKind, Seat};
+use super::policy::{Policy, PolicyKind, Run, Seat};
 use super::slots::Slots;
 use super::table::Table;
 use crate::base::clock::Moment;
@@ -75,6 +75,7 @@ pub struct Pool<T> {
 pub(super) struct Tier {
     priority: u16,
     pub(super) seats: Box<[Seat]>,
+    pub(super) runs: Box<[Run]>,
     pub(super) policy: Policy,
 }
 
@@ -258,29 +259,39 @@ fn tiers<T>(
     seed: &HashSeed,
     table: &Table,
 ) -> Box<[Tier]> {
-    let mut by_priority: BTreeMap<u16, (Vec<&str>, Vec<Seat>)> = BTreeMap::new();
+    let mut by_priority: BTreeMap<u16, Vec<(&str, Seat)>> = BTreeMap::new();
     for (index, (member, &slot)) in members.iter().zip(slots).enumerate() {
-        if member.weight > 0 {
-            let limit = if member.max_connections == 0 {
+        let &Member {
+            weight,
+            priority,
+            max_connections,
+            ..
+        } = member;
+        if weight > 0 {
+            let limit = if max_connections == 0 {
                 u32::MAX
             } else {
-                member.max_connections
+                max_connections
             };
-            let (names, seats) = by_priority.entry(member.priority).or_default();
-            names.push(&member.name);
-            seats.push(Seat {
+            let seat = Seat {
                 slot,
                 limit,
-                weight: member.weight,
+                weight,
                 member: index as u16,
-            });
+            };
+            by_priority
+                .entry(priority)
+                .or_default()
+                .push((&member.name, seat));
         }
     }
-    let tier = |(priority, (names, seats)): (u16, (Vec<&str>, Vec<Seat>))| {
-        let policy = Policy::new(policy, &names, &seats, seed, &table.memory(priority));
+    let tier = |(priority, mut seats): (u16, Vec<(&str, Seat)>)| {
+        let policy = Policy::new(policy, &mut seats, seed, &table.memory(priority));
+        let seats: Box<[Seat]> = seats.into_iter().map(|(_, seat)| seat).collect();
         Tier {
             priority,
-            seats: seats.into(),
+            runs: Run::all(&seats),
+            seats,
             policy,
         }
     };

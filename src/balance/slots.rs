@@ -52,6 +52,12 @@ impl Slots {
         &self.0[slot / CHUNK_SLOTS].hot[slot % CHUNK_SLOTS]
     }
 
+    /// The hot words of `len` slots of one chunk.
+    pub(super) fn run(&self, slot: u32, len: usize) -> &[Hot] {
+        let slot = slot as usize;
+        &self.0[slot / CHUNK_SLOTS].hot[slot % CHUNK_SLOTS..][..len]
+    }
+
     #[inline]
     pub(super) fn counters(&self, slot: u32) -> &Counters {
         let slot = slot as usize;
@@ -64,4 +70,9 @@ impl Slots {
             counters: self.counters(slot),
         }
     }
+}
+
+/// Whether this slot is the first of its chunk.
+pub(super) fn begins_chunk(slot: u32) -> bool {
+    (slot as usize).is_multiple_of(CHUNK_SLOTS)
 }

@@ -183,3 +183,58 @@ fn first_verdict(probed: bool) -> Verdict {
         Verdict::Unprobed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn enter(table: &Table, names: &[String]) -> Vec<u32> {
+        table
+            .enter(names.iter().map(|name| (&**name, "address")), true)
+            .1
+    }
+
+    fn names(from: usize, n: usize) -> Vec<String> {
+        (from..from + n).map(|index| format!("b{index}")).collect()
+    }
+
+    #[test]
+    fn backends_that_come_and_go_do_not_make_the_table_grow() {
+        let table = Table::new();
+        let mut before = enter(&table, &names(0, 70));
+        for round in 1..100 {
+            let now = enter(&table, &names(round * 70, 70));
+            assert!(
+                now.iter().all(|slot| !before.contains(slot)),
+                "in use by the pool before"
+            );
+            table.leave(before.into_iter());
+            before = now;
+        }
+        let book = table.book();
+        assert_eq!(
+            (book.entries.len(), book.known.len(), book.chunks.len()),
+            (140, 140, 3)
+        );
+    }
+
+    #[test]
+    fn a_slot_stays_while_any_pool_has_it() {
+        let table = Table::new();
+        let old = enter(&table, &names(0, 2));
+        let new = enter(&table, &names(1, 2));
+        assert_eq!(new, [old[1], 2]);
+        table.leave(old.into_iter());
+        assert_eq!(
+            enter(&table, &names(7, 2)),
+            [0, 3],
+            "the one that nobody has, then a new one"
+        );
+    }
+
+    #[test]
+    fn the_slots_of_a_new_pool_lie_in_the_listed_order() {
+        let slots = enter(&Table::new(), &names(0, 200));
+        assert_eq!(slots, (0..200).collect::<Vec<u32>>());
+    }
+}

@@ -31,6 +31,11 @@ impl Moment {
         self.0
     }
 
+    /// The moment so long ago; the first of all when that lies ahead of it.
+    pub fn before(self, time: Duration) -> Moment {
+        Moment(self.0.saturating_sub(micros(time)))
+    }
+
     /// Time since `earlier`; zero when `earlier` lies ahead.
     pub const fn since(self, earlier: Moment) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))

@@ -26,7 +26,11 @@ struct Link {
     slot: u32,
 }
 
-const UNSET: Link = Link { next: NONE, previous: NONE, slot: NONE };
+const UNSET: Link = Link {
+    next: NONE,
+    previous: NONE,
+    slot: NONE,
+};
 
 #[derive(Debug)]
 pub struct Wheel {
@@ -60,7 +64,11 @@ impl Wheel {
         let due = (tick_of(at) + 1).clamp(self.tick + 1, self.tick + SLOTS as u64 - 1);
         let slot = due as usize % SLOTS;
         let head = self.heads[slot];
-        self.links[index] = Link { next: head, previous: NONE, slot: slot as u32 };
+        self.links[index] = Link {
+            next: head,
+            previous: NONE,
+            slot: slot as u32,
+        };
         if head != NONE {
             self.links[head as usize].previous = owner;
         }
@@ -69,13 +77,21 @@ impl Wheel {
     }
 
     pub fn is_set(&self, owner: u32) -> bool {
-        self.links.get(owner as usize).is_some_and(|link| link.slot != NONE)
+        self.links
+            .get(owner as usize)
+            .is_some_and(|link| link.slot != NONE)
     }
 
     /// Takes the alarm of `owner` out, if it has one.
     pub fn clear(&mut self, owner: u32) {
-        let Some(link) = self.links.get_mut(owner as usize) else { return };
-        let Link { next, previous, slot } = std::mem::replace(link, UNSET);
+        let Some(link) = self.links.get_mut(owner as usize) else {
+            return;
+        };
+        let Link {
+            next,
+            previous,
+            slot,
+        } = std::mem::replace(link, UNSET);
         if slot == NONE {
             return;
         }
@@ -213,7 +229,9 @@ mod tests {
         let mut seed = 1u64;
         let mut now = 0u64;
         for _ in 0..20_000 {
-            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            seed = seed
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
             let owner = (seed >> 33) as usize % 50;
             match (seed >> 60) % 4 {
                 0 | 1 => {
@@ -228,7 +246,9 @@ mod tests {
                 _ => {
                     now += (seed >> 20) % 900;
                     for owner in rung(&mut wheel, Moment::from_millis(now)) {
-                        let at = model[owner as usize].take().expect("rang without being set");
+                        let at = model[owner as usize]
+                            .take()
+                            .expect("rang without being set");
                         assert!(at <= now, "{at} rang at {now}");
                     }
                     let late = TICK.as_millis() as u64;

@@ -25,7 +25,11 @@ pub fn begin(to: &Endpoint, data_follows: bool) -> Result<OwnedFd, DialError> {
 }
 
 fn begin_tcp(addr: SocketAddr, data_follows: bool) -> Result<OwnedFd, DialError> {
-    let family = if addr.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let family = if addr.is_ipv6() {
+        AddressFamily::INET6
+    } else {
+        AddressFamily::INET
+    };
     let socket =
         socket_with(family, SocketType::STREAM, FLAGS, Some(ipproto::TCP)).map_err(DialError)?;
     if data_follows {

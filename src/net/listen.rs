@@ -33,7 +33,11 @@ pub fn open(endpoint: &Endpoint, unacknowledged_for: Duration) -> io::Result<Own
 }
 
 fn open_tcp(addr: SocketAddr, unacknowledged_for: Duration) -> io::Result<OwnedFd> {
-    let family = if addr.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let family = if addr.is_ipv6() {
+        AddressFamily::INET6
+    } else {
+        AddressFamily::INET
+    };
     let socket = socket_with(family, SocketType::STREAM, FLAGS, Some(ipproto::TCP))?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
     sockopt::set_socket_reuseport(&socket, true)?;
@@ -99,9 +103,18 @@ pub fn accept(listener: impl AsFd) -> io::Result<Accepted> {
         Err(Errno::AGAIN) => Ok(Accepted::Empty),
         // accept(2) passes on errors that are pending on the new connection.
         Err(
-            Errno::INTR | Errno::CONNABORTED | Errno::PROTO | Errno::PERM | Errno::NETDOWN
-            | Errno::NOPROTOOPT | Errno::HOSTDOWN | Errno::NONET | Errno::HOSTUNREACH
-            | Errno::OPNOTSUPP | Errno::NETUNREACH | Errno::TIMEDOUT,
+            Errno::INTR
+            | Errno::CONNABORTED
+            | Errno::PROTO
+            | Errno::PERM
+            | Errno::NETDOWN
+            | Errno::NOPROTOOPT
+            | Errno::HOSTDOWN
+            | Errno::NONET
+            | Errno::HOSTUNREACH
+            | Errno::OPNOTSUPP
+            | Errno::NETUNREACH
+            | Errno::TIMEDOUT,
         ) => Ok(Accepted::Gone),
         Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
             Ok(Accepted::Exhausted(error))

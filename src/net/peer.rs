@@ -20,6 +20,20 @@ pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 pub const KEEPALIVE_COUNT: u32 = 3;
 
+/// How long bytes to a peer may stay unacknowledged before the kernel gives it up. The kernel
+/// counts a window that stays closed too: a reader that has stopped is ended at `idle` by us, who
+/// can say why, so the kernel's turn comes clearly later. Zero is no limit of ours.
+pub fn unacknowledged_max(idle: Duration) -> Duration {
+    if idle.is_zero() {
+        Duration::from_secs(15 * 60)
+    } else {
+        idle + idle / 4 + UNANSWERED_GRACE
+    }
+}
+
+/// Our look at a blocked session may come a second late.
+const UNANSWERED_GRACE: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
 pub struct Peer {
     socket: OwnedFd,
@@ -57,7 +71,10 @@ impl Peer {
     /// A socket whose connect has begun: nothing can be read before the first event.
     pub fn dialled(socket: OwnedFd, token: Token, tcp: bool) -> Self {
         let nagle = if tcp { Nagle::Harmless } else { Nagle::Off };
-        Peer { readable: false, ..Peer::new(socket, token, tcp, nagle) }
+        Peer {
+            readable: false,
+            ..Peer::new(socket, token, tcp, nagle)
+        }
     }
 
     fn new(socket: OwnedFd, token: Token, tcp: bool, nagle: Nagle) -> Self {
@@ -97,7 +114,11 @@ impl Peer {
     /// Watches the socket for input, and for room when `writes` is set. A watch is only ever
     /// widened: an edge that is not needed costs nothing, taking it back costs a call.
     pub fn watch(&mut self, poller: &Poller, writes: bool) -> io::Result<()> {
-        let wanted = if writes { Interest::ReadWrite } else { Interest::Read };
+        let wanted = if writes {
+            Interest::ReadWrite
+        } else {
+            Interest::Read
+        };
         match self.watched {
             None => poller.watch(&self.socket, self.token, wanted)?,
             Some(Interest::Read) if writes => poller.rewatch(&self.socket, self.token, wanted)?,
@@ -132,7 +153,11 @@ impl Peer {
     /// it waits, so a partial segment may be kept back for what follows.
     pub fn transmit(&mut self, bytes: &[u8], more: bool) -> Result<usize, Errno> {
         self.undelay(bytes.len());
-        let flags = if more { SendFlags::NOSIGNAL | SendFlags::MORE } else { SendFlags::NOSIGNAL };
+        let flags = if more {
+            SendFlags::NOSIGNAL | SendFlags::MORE
+        } else {
+            SendFlags::NOSIGNAL
+        };
         let result = retry(|| send(&self.socket, bytes, flags));
         match result {
             Ok(count) => self.writable = count == bytes.len(),
@@ -188,7 +213,11 @@ impl Peer {
 
     /// Bytes the peer has acknowledged so far; 0 where that cannot be told.
     pub fn acknowledged(&self) -> u64 {
-        if self.tcp { sys::socket::acknowledged(self.socket.as_fd()).unwrap_or(0) } else { 0 }
+        if self.tcp {
+            sys::socket::acknowledged(self.socket.as_fd()).unwrap_or(0)
+        } else {
+            0
+        }
     }
 }
 

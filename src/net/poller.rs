@@ -58,7 +58,9 @@ pub struct Poller {
 
 impl Poller {
     pub fn new() -> io::Result<Self> {
-        Ok(Poller { epoll: epoll::create(CreateFlags::CLOEXEC)? })
+        Ok(Poller {
+            epoll: epoll::create(CreateFlags::CLOEXEC)?,
+        })
     }
 
     /// Closing the last descriptor of the socket ends the watch; nothing needs to be removed.

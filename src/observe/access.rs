@@ -173,7 +173,8 @@ impl LineWriter {
     }
 
     /// Hands the lines to the writer thread; to be called once per wake-up of the worker. Never
-    /// waits; wakes the thread (one syscall) only when that sleeps for lack of lines.
+    /// waits; wakes the thread (one syscall) only when that sleeps for lack of lines, or when half
+    /// of the room is taken.
     #[inline]
     pub fn flush(&mut self) {
         if !self.pending.is_empty() {
@@ -214,6 +215,12 @@ impl LineWriter {
     fn handed_over(&mut self, handover: Handover) {
         match handover {
             Handover::First => {
+                self.pending_lines = 0;
+                if self.shared.is_idle.load(Ordering::Relaxed) {
+                    self.writer.unpark();
+                }
+            }
+            Handover::Crowded => {
                 self.pending_lines = 0;
                 self.writer.unpark();
             }

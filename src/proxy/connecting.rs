@@ -121,7 +121,9 @@ impl Connecting {
                 false => self.waits(),
             };
         }
-        let Some(mut tried) = self.tried.take() else { return self.waits() };
+        let Some(mut tried) = self.tried.take() else {
+            return self.waits();
+        };
         tried.backend.notice(readiness);
         if tried.backend.broken {
             let error = match sockopt::socket_error(tried.backend.socket()) {
@@ -164,14 +166,30 @@ impl Connecting {
             let deadline = begun_at + self.share_of_time(tries_left, upstream, begun_at);
             match self.dial_one(&lease, fresh, cx) {
                 Ok((backend, true)) => {
-                    return self.connected(Try { backend, lease, begun_at, deadline }, cx);
+                    return self.connected(
+                        Try {
+                            backend,
+                            lease,
+                            begun_at,
+                            deadline,
+                        },
+                        cx,
+                    );
                 }
                 Ok((mut backend, false)) => {
                     let watched = backend.watch(cx.poller, true);
-                    if watched.and_then(|()| self.client.watch(cx.poller, false)).is_err() {
+                    if watched
+                        .and_then(|()| self.client.watch(cx.poller, false))
+                        .is_err()
+                    {
                         return self.failed(Termination::Internal, "local_memory");
                     }
-                    self.tried = Some(Try { backend, lease, begun_at, deadline });
+                    self.tried = Some(Try {
+                        backend,
+                        lease,
+                        begun_at,
+                        deadline,
+                    });
                     return self.waits();
                 }
                 Err(error) => self.blame(&lease, error, cx),
@@ -219,7 +237,12 @@ impl Connecting {
     }
 
     fn connected(self, tried: Try, cx: &Context<'_>) -> Outcome {
-        let Try { mut backend, lease, begun_at, .. } = tried;
+        let Try {
+            mut backend,
+            lease,
+            begun_at,
+            ..
+        } = tried;
         lease.connected();
         backend.writable = true;
         Outcome::Connected(Connected {
@@ -233,14 +256,20 @@ impl Connecting {
     }
 
     fn blame(&mut self, lease: &Lease<Endpoint>, error: DialError, cx: &Context<'_>) {
-        self.last_failure = Some(Failure { backend: lease.index(), error });
+        self.last_failure = Some(Failure {
+            backend: lease.index(),
+            error,
+        });
         if !error.is_local() {
             lease.connect_failed(cx.now);
         }
     }
 
     fn waits(self) -> Outcome {
-        let at = self.tried.as_ref().map_or(self.deadline, |tried| tried.deadline);
+        let at = self
+            .tried
+            .as_ref()
+            .map_or(self.deadline, |tried| tried.deadline);
         Outcome::Waits(self, at)
     }
 

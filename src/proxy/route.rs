@@ -129,7 +129,13 @@ impl Admission {
         } else {
             None
         };
-        (Admission { process: process.clone(), tally: tally.clone() }, refused)
+        (
+            Admission {
+                process: process.clone(),
+                tally: tally.clone(),
+            },
+            refused,
+        )
     }
 }
 
@@ -149,7 +155,10 @@ pub struct ProcessCount {
 
 impl ProcessCount {
     pub fn new(max: u32) -> Self {
-        ProcessCount { active: AtomicU32::new(0), max: AtomicU32::new(max) }
+        ProcessCount {
+            active: AtomicU32::new(0),
+            max: AtomicU32::new(max),
+        }
     }
 
     pub fn active(&self) -> u32 {

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::connecting::{Connected, Connecting, Failed, Outcome};
-use super::route::{Admission, ProcessCount, Route};
+use super::route::{Admission, ProcessCount, Route, Upstream};
 use crate::balance::chance::Chance;
 use crate::balance::pool::Lease;
 use crate::base::addr::{ClientAddr, Endpoint, Side};
 use crate::base::clock::Moment;
 use crate::base::ending::{Phase, RelayPath, Termination};
 use crate::base::wheel::TICK;
-use crate::net::peer::Peer;
+use crate::net::peer::{Peer, unacknowledged_max};
 use crate::net::poller::{Poller, Readiness, Token};
 use crate::observe::access::{LineWriter, Record};
 use crate::relay::direction::Tools;
@@ -22,9 +22,6 @@ use crate::relay::duplex::{Duplex, End, Step};
 /// A connection that outlives this gets what a short one does without: keepalive on the
 /// backend's side, and a look at its deadlines.
 const SETTLED_AFTER: Duration = Duration::from_secs(1);
-
-/// Longest time bytes may stay unacknowledged when the listener sets no idle timeout.
-const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// The worker's things that a session borrows while it acts.
 pub struct Context<'a> {
@@ -38,7 +35,9 @@ pub struct Context<'a> {
 
 impl fmt::Debug for Context<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Context").field("now", &self.now).finish_non_exhaustive()
+        f.debug_struct("Context")
+            .field("now", &self.now)
+            .finish_non_exhaustive()
     }
 }
 
@@ -72,6 +71,10 @@ pub struct Session {
 }
 
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most sessions relay: a box would be one more hop"
+)]
 enum Stage {
     Connecting(Box<Connecting>),
     Relaying(Relaying),
@@ -87,10 +90,14 @@ struct Relaying {
     first_byte: Option<Duration>,
     /// Bytes already added to the backend's totals, to it and to the client.
     reported: (u64, u64),
-    /// What both peers had acknowledged at the last look, and when that last grew.
+    /// What both peers had acknowledged at the last look, when that last grew, and when that
+    /// look was.
     acknowledged: u64,
     progress_at: Moment,
+    marked_at: Moment,
     settled: bool,
+    /// Whether it was half-closed when its alarm was set; `None` while it is the connect's.
+    alarm_for: Option<bool>,
 }
 
 /// What a session's record says of it, from the first moment.
@@ -110,15 +117,34 @@ impl Session {
         tokens: [Token; 2],
         cx: &mut Context<'_>,
     ) -> Option<(Session, Next)> {
-        let Arrival { socket, client, route, accepted_at } = arrival;
+        let Arrival {
+            socket,
+            client,
+            route,
+            accepted_at,
+        } = arrival;
         let (admission, refused) =
             Admission::enter(cx.process, &route.tally, route.limits.max_connections);
         let upstream = route.upstream.clone();
-        let account = Account { route, client, accepted_at, _admission: admission };
+        let account = Account {
+            route,
+            client,
+            accepted_at,
+            _admission: admission,
+        };
         let peer = Peer::accepted(socket, tokens[0], client != ClientAddr::Unix);
-        let mut session = Session { account, stage: None };
+        let mut session = Session {
+            account,
+            stage: None,
+        };
         if let Some(termination) = refused {
-            let failed = Failed { client: peer, termination, detail: "", backend: None, tries: 0 };
+            let failed = Failed {
+                client: peer,
+                termination,
+                detail: "",
+                backend: None,
+                tries: 0,
+            };
             session.fail(Phase::Preface, failed, cx);
             return None;
         }
@@ -126,51 +152,34 @@ impl Session {
         let outcome = Connecting::begin(peer, tokens[1], &upstream, key, cx);
         match session.go_on(outcome, cx) {
             Next::Over => None,
-            Next::Waits => {
-                let at = cx.now + SETTLED_AFTER;
-                Some((session, Next::WaitsUntil(at)))
-            }
             next => Some((session, next)),
         }
     }
 
     /// An event on one of the session's sockets.
     pub fn notice(&mut self, side: Side, readiness: Readiness, cx: &mut Context<'_>) -> Next {
-        match self.stage.take() {
-            Some(Stage::Connecting(connecting)) => {
-                let upstream = self.account.route.upstream.clone();
-                let outcome = connecting.notice(side, readiness, &upstream, cx);
-                self.go_on(outcome, cx)
-            }
-            Some(Stage::Relaying(mut relaying)) => {
-                relaying.duplex.notice(side, readiness);
-                self.relay(relaying, cx)
-            }
-            None => Next::Over,
+        if let Some(Stage::Relaying(relaying)) = &mut self.stage {
+            relaying.duplex.notice(side, readiness);
+            return self.relay(cx);
         }
+        self.connect(cx, |connecting, upstream, cx| {
+            connecting.notice(side, readiness, upstream, cx)
+        })
     }
 
     /// The turn asked for with [`Next::Again`].
     pub fn turn(&mut self, cx: &mut Context<'_>) -> Next {
-        match self.stage.take() {
-            Some(Stage::Relaying(relaying)) => self.relay(relaying, cx),
-            stage => {
-                self.stage = stage;
-                Next::Waits
-            }
+        match self.stage {
+            Some(Stage::Relaying(_)) => self.relay(cx),
+            _ => Next::Waits,
         }
     }
 
     /// The session's alarm rang, perhaps early.
     pub fn alarm(&mut self, cx: &mut Context<'_>) -> Next {
-        match self.stage.take() {
-            Some(Stage::Connecting(connecting)) => {
-                let upstream = self.account.route.upstream.clone();
-                let outcome = connecting.alarm(&upstream, cx);
-                self.go_on(outcome, cx)
-            }
-            Some(Stage::Relaying(relaying)) => self.check_deadlines(relaying, cx),
-            None => Next::Over,
+        match self.stage {
+            Some(Stage::Relaying(_)) => self.check_deadlines(cx),
+            _ => self.connect(cx, Connecting::alarm),
         }
     }
 
@@ -182,8 +191,47 @@ impl Session {
                     self.fail(Phase::Connect, failed, cx);
                 }
             }
-            Some(Stage::Relaying(relaying)) => self.cut_short(relaying, termination, "", cx),
-            None => {}
+            stage => {
+                self.stage = stage;
+                self.cut_short(termination, "", cx);
+            }
+        }
+    }
+
+    /// After a panic inside a step: the session is lost, its record is not.
+    pub fn record_panic(&self, cx: &mut Context<'_>) {
+        self.account.close(
+            Closing {
+                phase: Phase::Relay,
+                termination: Termination::Internal,
+                detail: "panic",
+                backend: "",
+                tries: 0,
+                connect: None,
+                first_byte: None,
+                bytes: (0, 0),
+                path: RelayPath::None,
+            },
+            cx,
+        );
+    }
+
+    /// One step of a session that is connecting.
+    fn connect(
+        &mut self,
+        cx: &mut Context<'_>,
+        step: impl FnOnce(Connecting, &Arc<Upstream>, &mut Context<'_>) -> Outcome,
+    ) -> Next {
+        match self.stage.take() {
+            Some(Stage::Connecting(connecting)) => {
+                let upstream = self.account.route.upstream.clone();
+                let outcome = step(*connecting, &upstream, cx);
+                self.go_on(outcome, cx)
+            }
+            stage => {
+                self.stage = stage;
+                Next::Over
+            }
         }
     }
 
@@ -194,8 +242,8 @@ impl Session {
                 Next::WaitsUntil(at)
             }
             Outcome::Connected(connected) => {
-                let relaying = Relaying::new(connected, cx.now);
-                self.relay(relaying, cx)
+                self.stage = Some(Stage::Relaying(Relaying::new(connected, cx.now)));
+                self.relay(cx)
             }
             Outcome::Failed(failed) => {
                 self.fail(Phase::Connect, failed, cx);
@@ -204,13 +252,26 @@ impl Session {
         }
     }
 
-    fn relay(&mut self, mut relaying: Relaying, cx: &mut Context<'_>) -> Next {
+    /// Moves what can be moved. In place: this runs for every event of a live connection.
+    fn relay(&mut self, cx: &mut Context<'_>) -> Next {
+        let Some(Stage::Relaying(relaying)) = &mut self.stage else {
+            return Next::Over;
+        };
         let step = relaying.duplex.advance(&mut cx.tools, cx.poller, cx.now);
         if relaying.first_byte.is_none() && relaying.duplex.bytes_to_client() > 0 {
             relaying.first_byte = Some(cx.now.since(relaying.connected_at));
         }
-        let next = match step {
-            Step::Waits => Next::Waits,
+        match step {
+            Step::Waits => {
+                // The alarm that stands may be that of the connect, or the look at a session
+                // whose halves were both open: neither knows of the limits that hold now.
+                let half_closed = relaying.duplex.half_closed();
+                if relaying.alarm_for == Some(half_closed) {
+                    return Next::Waits;
+                }
+                relaying.alarm_for = Some(half_closed);
+                Next::WaitsUntil(cx.now + SETTLED_AFTER)
+            }
             Step::Again => Next::Again,
             Step::Lingers => Next::WaitsUntil(cx.now + TICK),
             Step::Ended(end) => {
@@ -220,55 +281,53 @@ impl Session {
                     End::Reset(Side::Client) => Termination::ClientReset,
                     End::Reset(Side::Backend) => Termination::BackendReset,
                 };
-                self.end(relaying, termination, "", cx);
-                return Next::Over;
+                self.end(termination, "", cx);
+                Next::Over
             }
-        };
-        self.stage = Some(Stage::Relaying(relaying));
-        next
+        }
     }
 
-    fn check_deadlines(&mut self, mut relaying: Relaying, cx: &mut Context<'_>) -> Next {
+    fn check_deadlines(&mut self, cx: &mut Context<'_>) -> Next {
         let limits = self.account.route.limits;
+        let Some(Stage::Relaying(relaying)) = &mut self.stage else {
+            return Next::Over;
+        };
         if !relaying.settled {
             relaying.settled = true;
-            let unacknowledged =
-                if limits.idle.is_zero() { UNACKNOWLEDGED_MAX } else { limits.idle };
-            relaying.duplex.backend().keep_alive(unacknowledged);
+            relaying
+                .duplex
+                .backend()
+                .keep_alive(unacknowledged_max(limits.idle));
         }
         relaying.report_bytes();
 
         let end_of_life = deadline(self.account.accepted_at, limits.lifetime);
         if end_of_life.is_some_and(|at| cx.now >= at) {
-            self.cut_short(relaying, Termination::MaxLifetime, "", cx);
-            return Next::Over;
+            return self.cut_short(Termination::MaxLifetime, "", cx);
         }
         let (silence_max, termination) = if relaying.duplex.half_closed() {
             (limits.half_close, Termination::HalfCloseTimeout)
         } else {
             (limits.idle, Termination::IdleTimeout)
         };
-        let silence = relaying.silence(silence_max, cx.now);
-        if let Silence::TooLong = silence {
-            let detail = relaying.duplex.blocked_by().map_or("", |side| match side {
-                Side::Client => "client_not_reading",
-                Side::Backend => "backend_not_reading",
-            });
-            self.cut_short(relaying, termination, detail, cx);
-            return Next::Over;
-        }
-        // A cut that lingers is advanced from here.
-        match self.relay(relaying, cx) {
-            Next::Waits => {
-                let look_again = match silence {
-                    Silence::LookAgain(at) => Some(at),
-                    _ => None,
+        let look_again = match relaying.silence(silence_max, cx.now) {
+            Silence::Unlimited => None,
+            Silence::LookAgain(at) => Some(at),
+            Silence::TooLong => {
+                let detail = match relaying.duplex.blocked_by() {
+                    Some(Side::Client) => "client_not_reading",
+                    Some(Side::Backend) => "backend_not_reading",
+                    None => "",
                 };
-                match look_again.into_iter().chain(end_of_life).min() {
-                    Some(at) => Next::WaitsUntil(at),
-                    None => Next::Waits,
-                }
+                return self.cut_short(termination, detail, cx);
             }
+        };
+        // A cut that lingers is advanced from here.
+        match self.relay(cx) {
+            Next::Waits => match look_again.into_iter().chain(end_of_life).min() {
+                Some(at) => Next::WaitsUntil(at),
+                None => Next::Waits,
+            },
             next => next,
         }
     }
@@ -276,22 +335,21 @@ impl Session {
     /// Ends a relay from our side: both peers see a reset.
     fn cut_short(
         &mut self,
-        relaying: Relaying,
         termination: Termination,
         detail: &'static str,
         cx: &mut Context<'_>,
-    ) {
-        relaying.duplex.close_by_reset();
-        self.end(relaying, termination, detail, cx);
+    ) -> Next {
+        if let Some(Stage::Relaying(relaying)) = &self.stage {
+            relaying.duplex.close_by_reset();
+        }
+        self.end(termination, detail, cx);
+        Next::Over
     }
 
-    fn end(
-        &mut self,
-        mut relaying: Relaying,
-        termination: Termination,
-        detail: &'static str,
-        cx: &mut Context<'_>,
-    ) {
+    fn end(&mut self, termination: Termination, detail: &'static str, cx: &mut Context<'_>) {
+        let Some(Stage::Relaying(mut relaying)) = self.stage.take() else {
+            return;
+        };
         relaying.duplex.release(&mut cx.tools);
         relaying.report_bytes();
         let duplex = &relaying.duplex;
@@ -305,7 +363,11 @@ impl Session {
                 connect: Some(relaying.connect),
                 first_byte: relaying.first_byte,
                 bytes: (duplex.bytes_to_backend(), duplex.bytes_to_client()),
-                path: if duplex.spliced() { RelayPath::Splice } else { RelayPath::Copy },
+                path: if duplex.spliced() {
+                    RelayPath::Splice
+                } else {
+                    RelayPath::Copy
+                },
             },
             cx,
         );
@@ -384,7 +446,14 @@ enum Silence {
 
 impl Relaying {
     fn new(connected: Connected, now: Moment) -> Self {
-        let Connected { client, backend, to_backend, lease, took, tries } = connected;
+        let Connected {
+            client,
+            backend,
+            to_backend,
+            lease,
+            took,
+            tries,
+        } = connected;
         Relaying {
             duplex: Duplex::new(client, backend, to_backend, now),
             lease,
@@ -395,7 +464,9 @@ impl Relaying {
             reported: (0, 0),
             acknowledged: 0,
             progress_at: now,
+            marked_at: now,
             settled: false,
+            alarm_for: None,
         }
     }
 
@@ -413,10 +484,14 @@ impl Relaying {
         match self.duplex.acknowledged_mark() {
             Some(mark) if mark != self.acknowledged => {
                 self.acknowledged = mark;
-                self.progress_at = now;
+                // Bytes that moved here since the last mark account for the change. How lately
+                // the reader took some of them is unknown then, and half the limit is granted.
+                let unknown = self.duplex.moved_at >= self.marked_at;
+                self.progress_at = if unknown { now.before(max / 2) } else { now };
             }
             _ => {}
         }
+        self.marked_at = now;
         let last = self.duplex.moved_at.max(self.progress_at);
         let end = last + max;
         if now >= end {
@@ -431,7 +506,10 @@ impl Relaying {
 
     /// Adds what moved since the last time to the backend's totals.
     fn report_bytes(&mut self) {
-        let bytes = (self.duplex.bytes_to_backend(), self.duplex.bytes_to_client());
+        let bytes = (
+            self.duplex.bytes_to_backend(),
+            self.duplex.bytes_to_client(),
+        );
         let (to_backend, to_client) = (bytes.0 - self.reported.0, bytes.1 - self.reported.1);
         if to_backend > 0 || to_client > 0 {
             self.lease.add_bytes(to_backend, to_client);

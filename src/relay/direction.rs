@@ -5,7 +5,7 @@
 //! backpressure and a flowing or idle direction owns no buffer. A flow that fills the buffer
 //! several times in a row is spliced through a pipe until it turns small again.
 
-use rustix::io::Errno;
+use rustix::io::{Errno, read};
 use rustix::pipe::{SpliceFlags, splice};
 
 use super::pipe::{Pipe, Pipes};
@@ -78,7 +78,8 @@ enum Mode {
     CopyOnly,
 }
 
-/// Bytes that were read and not yet taken by the sink: at most one scratch buffer.
+/// Bytes that were read and not yet taken by the sink: at most one scratch buffer, or what was in
+/// a pipe that could not be emptied by splicing.
 #[derive(Debug)]
 struct Stash {
     bytes: Box<[u8]>,
@@ -120,7 +121,10 @@ impl Direction {
     /// Bytes read ahead of the relay, to be delivered first.
     pub fn keep(&mut self, bytes: &[u8]) {
         debug_assert!(!self.holds_bytes());
-        self.stash = Some(Box::new(Stash { bytes: bytes.into(), sent: 0 }));
+        self.stash = Some(Box::new(Stash {
+            bytes: bytes.into(),
+            sent: 0,
+        }));
     }
 
     /// Counts bytes that were delivered ahead of the relay.
@@ -207,7 +211,14 @@ impl Direction {
             self.stash = None;
         }
         while let Some(pipe) = self.pipe.as_mut().filter(|pipe| pipe.held > 0) {
-            match splice(&pipe.output, None, sink.socket(), None, pipe.held, SPLICE_FLAGS) {
+            match splice(
+                &pipe.output,
+                None,
+                sink.socket(),
+                None,
+                pipe.held,
+                SPLICE_FLAGS,
+            ) {
                 // The pipe holds bytes, so 0 cannot be its end.
                 Ok(0) => return Err(Err(Broken::Sink)),
                 Ok(count) => {
@@ -219,9 +230,34 @@ impl Direction {
                     sink.writable = false;
                     return Err(Ok(Turn::Waits));
                 }
+                Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => {
+                    self.unsplice()?;
+                    return self.deliver_held(sink);
+                }
                 Err(_) => return Err(Err(Broken::Sink)),
             }
         }
+        Ok(())
+    }
+
+    /// The kernel does not splice to this sink: takes back what the pipe holds, to be copied.
+    fn unsplice(&mut self) -> Result<(), Result<Turn, Broken>> {
+        self.mode = Mode::CopyOnly;
+        let Some(pipe) = &mut self.pipe else {
+            return Ok(());
+        };
+        let mut bytes = vec![0; pipe.held];
+        let mut taken = 0;
+        while taken < bytes.len() {
+            match read(&pipe.output, &mut bytes[taken..]) {
+                Ok(count) if count > 0 => taken += count,
+                Err(Errno::INTR) => {}
+                // The bytes are there, so this cannot be; without them the stream is broken.
+                _ => return Err(Err(Broken::Sink)),
+            }
+        }
+        pipe.held = 0;
+        self.keep(&bytes);
         Ok(())
     }
 
@@ -260,7 +296,11 @@ impl Direction {
         if sent < count {
             self.keep(&scratch[sent..count]);
         }
-        self.streak = if full { self.streak.saturating_add(1) } else { 0 };
+        self.streak = if full {
+            self.streak.saturating_add(1)
+        } else {
+            0
+        };
         if self.streak >= FULL_READS_TO_SPLICE && self.mode == Mode::Copy {
             self.mode = Mode::Splice;
             self.streak = 0;
@@ -285,8 +325,18 @@ impl Direction {
                 }
             },
         };
-        debug_assert_eq!(pipe.held, 0, "what the pipe holds is delivered before more is read");
-        match splice(source.socket(), None, &pipe.input, None, pipe.capacity, SPLICE_FLAGS) {
+        debug_assert_eq!(
+            pipe.held, 0,
+            "what the pipe holds is delivered before more is read"
+        );
+        match splice(
+            source.socket(),
+            None,
+            &pipe.input,
+            None,
+            pipe.capacity,
+            SPLICE_FLAGS,
+        ) {
             Ok(0) if source.broken => Err(Err(Broken::Source)),
             Ok(0) => {
                 self.flow = Flow::Ended;
@@ -320,7 +370,11 @@ impl Direction {
             return;
         }
         self.return_pipe(pipes);
-        self.streak = if moved < SMALL_TURN_BYTES { self.streak + 1 } else { 0 };
+        self.streak = if moved < SMALL_TURN_BYTES {
+            self.streak + 1
+        } else {
+            0
+        };
         if self.streak >= 2 {
             self.mode = Mode::Copy;
             self.streak = 0;

@@ -51,7 +51,7 @@ pub struct Duplex {
     /// Whose FIN came first.
     first_closed: Option<Side>,
     cut: Option<Cut>,
-    /// When a byte last moved in either direction.
+    /// When a byte last moved in either direction, or the first half closed.
     pub moved_at: Moment,
 }
 
@@ -128,7 +128,11 @@ impl Duplex {
         if let Some(cut) = self.cut {
             return self.linger(cut, again, tools, now);
         }
+        let was_open = self.first_closed.is_none();
         self.pass_fins_on();
+        if was_open && self.first_closed.is_some() {
+            self.moved_at = now;
+        }
         if self.finished(Side::Client) && self.finished(Side::Backend) {
             return Step::Ended(End::Closed(self.first_closed.unwrap_or(Side::Client)));
         }

@@ -51,7 +51,12 @@ impl Pipes {
             return None;
         }
         self.count += 1;
-        Some(Pipe { output, input, capacity, held: 0 })
+        Some(Pipe {
+            output,
+            input,
+            capacity,
+            held: 0,
+        })
     }
 
     /// Takes a pipe back. One that still holds bytes is closed: they belong to nobody else.

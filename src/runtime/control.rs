@@ -22,10 +22,8 @@ use crate::base::addr::Endpoint;
 use crate::base::clock::Moment;
 use crate::config::settings::{Listener, Settings};
 use crate::net::listen;
+use crate::net::peer::unacknowledged_max;
 use crate::observe::access::AccessLog;
-
-/// Longest time bytes may stay unacknowledged when a listener sets no idle timeout.
-const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// Requests that may wait for the control loop.
 const COMMANDS_MAX: usize = 64;
@@ -39,7 +37,12 @@ pub enum Command {
     ReopenLogs,
     State(oneshot::Sender<State>),
     /// What the operator wants of one backend; the answer is false when there is no such one.
-    Wish { pool: String, backend: String, wish: Wish, done: oneshot::Sender<bool> },
+    Wish {
+        pool: String,
+        backend: String,
+        wish: Wish,
+        done: oneshot::Sender<bool>,
+    },
     /// Accept nothing more, let sessions end until the timeout, then reset the rest.
     Drain(Duration),
     /// End at once.
@@ -56,17 +59,31 @@ pub struct Reloaded {
 /// Why the process cannot start, or a configuration not be applied.
 #[derive(Debug)]
 pub enum StartError {
-    Listen { listener: String, endpoint: Endpoint, error: io::Error },
+    Listen {
+        listener: String,
+        endpoint: Endpoint,
+        error: io::Error,
+    },
     AccessLog(io::Error),
-    Descriptors { wanted: u32, allowed: u32 },
+    Descriptors {
+        wanted: u32,
+        allowed: u32,
+    },
     Threads(io::Error),
 }
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            StartError::Listen { listener, endpoint, error } => {
-                write!(f, "listener \"{listener}\" cannot listen on {endpoint}: {error}")
+            StartError::Listen {
+                listener,
+                endpoint,
+                error,
+            } => {
+                write!(
+                    f,
+                    "listener \"{listener}\" cannot listen on {endpoint}: {error}"
+                )
             }
             StartError::AccessLog(error) => write!(f, "the access log cannot be opened: {error}"),
             StartError::Descriptors { wanted, allowed } => write!(
@@ -117,14 +134,14 @@ impl Control {
     /// Opens every listening socket and starts the workers. Clients are served from here on.
     /// The second value sends commands to [`Control::run`].
     pub fn start(settings: Settings) -> Result<(Control, mpsc::Sender<Command>), StartError> {
-        let workers = settings.global.workers.unwrap_or_else(|| {
-            thread::available_parallelism().map_or(1, std::num::NonZero::get)
-        });
+        let workers = settings
+            .global
+            .workers
+            .unwrap_or_else(|| thread::available_parallelism().map_or(1, std::num::NonZero::get));
         let max_connections = connections_allowed(&settings, workers)?;
         let access = AccessLog::open(&settings.log.access, settings.log.format)
             .map_err(StartError::AccessLog)?;
-        let shared =
-            Arc::new(Shared::new(workers, max_connections).map_err(StartError::Threads)?);
+        let shared = Arc::new(Shared::new(workers, max_connections).map_err(StartError::Threads)?);
         let mut registry = Registry::default();
         let plan = Plan::new(&settings, &mut registry);
         let (sender, commands) = mpsc::channel(COMMANDS_MAX);
@@ -234,7 +251,12 @@ impl Control {
             Command::State(done) => {
                 let _ = done.send(self.state());
             }
-            Command::Wish { pool, backend, wish, done } => {
+            Command::Wish {
+                pool,
+                backend,
+                wish,
+                done,
+            } => {
                 let _ = done.send(self.set_wish(&pool, &backend, wish));
             }
             Command::Drain(_) | Command::Stop => unreachable!("the loop takes these itself"),
@@ -247,16 +269,24 @@ impl Control {
         let max_connections = connections_allowed(&settings, workers)?;
         let added = self.open_missing(&settings.listeners)?;
         let (access, format) = (&settings.log.access, settings.log.format);
-        self.access.replace(access, format).map_err(StartError::AccessLog)?;
+        self.access
+            .replace(access, format)
+            .map_err(StartError::AccessLog)?;
 
         let mut reloaded = Reloaded::default();
-        if settings.global.workers.is_some_and(|wanted| wanted != workers) {
+        if settings
+            .global
+            .workers
+            .is_some_and(|wanted| wanted != workers)
+        {
             reloaded.needs_restart.push("global.workers".to_owned());
         }
         self.shared.process.set_max(max_connections);
         self.plan = Plan::new(&settings, &mut self.registry);
-        let (mut kept, removed): (Vec<_>, Vec<_>) =
-            self.binds.drain(..).partition(|bind| owner(&settings, &bind.asked).is_some());
+        let (mut kept, removed): (Vec<_>, Vec<_>) = self
+            .binds
+            .drain(..)
+            .partition(|bind| owner(&settings, &bind.asked).is_some());
         for bind in &mut kept {
             bind.listener = owner(&settings, &bind.asked).expect("partitioned by it");
         }
@@ -283,13 +313,13 @@ impl Control {
                 if self.binds.iter().any(|bind| bind.asked == *endpoint) {
                     continue;
                 }
-                let bind = self.open(endpoint, index, listener.idle_timeout).map_err(|error| {
-                    StartError::Listen {
+                let bind = self
+                    .open(endpoint, index, listener.idle_timeout)
+                    .map_err(|error| StartError::Listen {
                         listener: listener.name.clone(),
                         endpoint: endpoint.clone(),
                         error,
-                    }
-                })?;
+                    })?;
                 opened.push(bind);
             }
         }
@@ -297,7 +327,7 @@ impl Control {
     }
 
     fn open(&mut self, asked: &Endpoint, listener: usize, idle: Duration) -> io::Result<Bind> {
-        let unacknowledged = if idle.is_zero() { UNACKNOWLEDGED_MAX } else { idle };
+        let unacknowledged = unacknowledged_max(idle);
         let first = listen::open(asked, unacknowledged)?;
         let actual = listen::local_endpoint(&first, asked)?;
         let first = Arc::new(first);
@@ -311,7 +341,13 @@ impl Control {
         }
         let id = self.next_bind;
         self.next_bind += 1;
-        Ok(Bind { id, asked: asked.clone(), actual, sockets, listener })
+        Ok(Bind {
+            id,
+            asked: asked.clone(),
+            actual,
+            sockets,
+            listener,
+        })
     }
 
     fn publish(&self) {
@@ -329,14 +365,24 @@ impl Control {
     fn tell_workers_to_listen(&self, bind: &Bind) {
         let exclusive = matches!(bind.asked, Endpoint::Unix(_));
         for (desk, socket) in self.shared.workers.iter().zip(&bind.sockets) {
-            desk.send(Message::Listen { bind: bind.id, socket: socket.clone(), exclusive });
+            desk.send(Message::Listen {
+                bind: bind.id,
+                socket: socket.clone(),
+                exclusive,
+            });
         }
     }
 
     fn set_wish(&self, pool: &str, backend: &str, wish: Wish) -> bool {
         let pools = self.plan.upstreams.iter().map(|upstream| &upstream.pool);
-        let Some(pool) = pools.into_iter().find(|one| one.name() == pool) else { return false };
-        let Some(index) = pool.members().iter().position(|member| member.name == backend) else {
+        let Some(pool) = pools.into_iter().find(|one| one.name() == pool) else {
+            return false;
+        };
+        let Some(index) = pool
+            .members()
+            .iter()
+            .position(|member| member.name == backend)
+        else {
             return false;
         };
         pool.set_wish(index, wish);
@@ -344,10 +390,17 @@ impl Control {
     }
 
     fn state(&self) -> State {
-        let listeners = self.plan.routes.iter().map(|route| {
-            (&**route, self.addresses(&route.listener))
-        });
-        State::gather(self.started_at, listeners, &self.plan.upstreams, &self.probing)
+        let listeners = self
+            .plan
+            .routes
+            .iter()
+            .map(|route| (&**route, self.addresses(&route.listener)));
+        State::gather(
+            self.started_at,
+            listeners,
+            &self.plan.upstreams,
+            &self.probing,
+        )
     }
 }
 
@@ -355,7 +408,11 @@ impl Control {
 /// default is too many for the limit, it is lowered; a configured number is an error.
 fn connections_allowed(settings: &Settings, workers: usize) -> Result<u32, StartError> {
     let wanted = settings.global.max_connections;
-    let listening = settings.listeners.iter().map(|listener| listener.binds.len()).sum();
+    let listening = settings
+        .listeners
+        .iter()
+        .map(|listener| listener.binds.len())
+        .sum();
     let backends = settings.pools.iter().map(|pool| pool.backends.len()).sum();
     let allowed = descriptors::reserve(wanted, workers, listening, backends);
     if allowed < wanted {
@@ -375,7 +432,10 @@ const MAX_CONNECTIONS_DEFAULT: u32 = 100_000;
 
 /// Index of the listener that has this address.
 fn owner(settings: &Settings, endpoint: &Endpoint) -> Option<usize> {
-    settings.listeners.iter().position(|listener| listener.binds.contains(endpoint))
+    settings
+        .listeners
+        .iter()
+        .position(|listener| listener.binds.contains(endpoint))
 }
 
 fn remove_socket_file(endpoint: &Endpoint) {

@@ -21,7 +21,12 @@ fn needed(connections: u64, workers: u64, listening: u64, backends: u64) -> u64 
 /// connections the limit then allows, at most `wanted`.
 pub fn reserve(wanted: u32, workers: usize, listening: usize, backends: usize) -> u32 {
     let fixed = |connections: u64| {
-        needed(connections, workers as u64, listening as u64, backends as u64)
+        needed(
+            connections,
+            workers as u64,
+            listening as u64,
+            backends as u64,
+        )
     };
     let wanted = u64::from(wanted);
     let limit = raise(fixed(wanted));
@@ -53,7 +58,10 @@ fn raise(target: u64) -> u64 {
     let hard = maximum.unwrap_or(u64::MAX);
     let tries = [(target, hard.max(target)), (target.min(hard), hard)];
     for (current, maximum) in tries {
-        let limit = Rlimit { current: Some(current), maximum: Some(maximum) };
+        let limit = Rlimit {
+            current: Some(current),
+            maximum: Some(maximum),
+        };
         if setrlimit(Resource::Nofile, limit).is_ok() {
             return current;
         }

@@ -16,12 +16,11 @@ use crate::observe::log;
 /// HUP reads the configuration again by `read` and reopens the log files.
 ///
 /// Errors: it could not start, or a worker could not go on.
-pub fn run(
-    settings: Settings,
-    read: impl Fn() -> Result<Settings, Mistakes>,
-) -> io::Result<()> {
+pub fn run(settings: Settings, read: impl Fn() -> Result<Settings, Mistakes>) -> io::Result<()> {
     set_log(&settings.log);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         // Signals count from before the first client is served.
         let signals = Signals::new()?;
@@ -29,7 +28,12 @@ pub fn run(
         let (control, commands) = Control::start(settings).map_err(io::Error::other)?;
         control.log_addresses();
         notify(&[NotifyState::Ready]);
-        let obey = Obedience { commands, read, drain_timeout, draining: false };
+        let obey = Obedience {
+            commands,
+            read,
+            drain_timeout,
+            draining: false,
+        };
         tokio::select! {
             result = control.run() => result,
             never = obey.follow(signals) => match never {},

@@ -30,8 +30,11 @@ impl Plan {
     pub fn new(settings: &Settings, registry: &mut Registry) -> Plan {
         registry.forget_all_but(settings);
         let seed = &settings.global.hash_seed;
-        let upstreams: Vec<_> =
-            settings.pools.iter().map(|pool| upstream(pool, seed, registry)).collect();
+        let upstreams: Vec<_> = settings
+            .pools
+            .iter()
+            .map(|pool| upstream(pool, seed, registry))
+            .collect();
         let routes = settings.listeners.iter().map(|listener| {
             Arc::new(Route {
                 listener: listener.name.clone(),
@@ -42,10 +45,17 @@ impl Plan {
                     lifetime: listener.max_lifetime,
                 },
                 upstream: upstreams[listener.pool].clone(),
-                tally: registry.tallies.entry(listener.name.clone()).or_default().clone(),
+                tally: registry
+                    .tallies
+                    .entry(listener.name.clone())
+                    .or_default()
+                    .clone(),
             })
         });
-        Plan { routes: routes.collect(), upstreams }
+        Plan {
+            routes: routes.collect(),
+            upstreams,
+        }
     }
 
     /// The snapshot for workers; `binds` names the index of each address's listener.
@@ -64,13 +74,19 @@ impl Plan {
 
 impl Registry {
     fn forget_all_but(&mut self, settings: &Settings) {
-        self.tables.retain(|name, _| settings.pools.iter().any(|pool| pool.name == *name));
-        self.tallies.retain(|name, _| settings.listeners.iter().any(|one| one.name == *name));
+        self.tables
+            .retain(|name, _| settings.pools.iter().any(|pool| pool.name == *name));
+        self.tallies
+            .retain(|name, _| settings.listeners.iter().any(|one| one.name == *name));
     }
 }
 
 fn upstream(pool: &settings::Pool, seed: &str, registry: &mut Registry) -> Arc<Upstream> {
-    let table = registry.tables.entry(pool.name.clone()).or_insert_with(Table::new).clone();
+    let table = registry
+        .tables
+        .entry(pool.name.clone())
+        .or_default()
+        .clone();
     let members = pool.backends.iter().map(|backend| MemberSpec::<Endpoint> {
         name: backend.name.clone(),
         identity: backend.address.to_string(),

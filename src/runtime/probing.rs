@@ -123,7 +123,11 @@ impl Probing {
             slots: self.slots.clone(),
             board: self.board.clone(),
         };
-        Task { health: health.clone(), target, handle: tokio::spawn(prober.run()) }
+        Task {
+            health: health.clone(),
+            target,
+            handle: tokio::spawn(prober.run()),
+        }
     }
 }
 
@@ -155,14 +159,25 @@ impl Prober {
         }
         loop {
             let result = self.slots.run(&self.spec).await;
-            if !result.local {
-                if let Some(verdict) = health.observe(result.passed) {
-                    self.pool.set_verdict(self.index, verdict);
-                    self.tell(verdict, &result.detail);
-                }
+            // A fault of ours says nothing of the backend.
+            let changed = if result.local {
+                None
+            } else {
+                health.observe(result.passed)
+            };
+            if let Some(verdict) = changed {
+                self.pool.set_verdict(self.index, verdict);
+                self.tell(verdict, &result.detail);
             }
             let (passed, detail, took) = (result.passed, result.detail, result.took);
-            self.board.set(&self.name, LastProbe { passed, detail, took });
+            self.board.set(
+                &self.name,
+                LastProbe {
+                    passed,
+                    detail,
+                    took,
+                },
+            );
             let interval = match health.pace() {
                 Pace::Normal => self.settings.interval,
                 Pace::Between => self.settings.fast_interval,

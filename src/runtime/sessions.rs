@@ -24,7 +24,10 @@ const CONTROL: u32 = 0;
 /// What a token stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    Session { number: u32, side: Side },
+    Session {
+        number: u32,
+        side: Side,
+    },
     /// A session that is gone.
     Stale,
     Control(u32),
@@ -36,7 +39,10 @@ impl Sessions {
         match self.free.pop() {
             Some(number) => number,
             None => {
-                self.places.push(Place { generation: CONTROL + 1, session: None });
+                self.places.push(Place {
+                    generation: CONTROL + 1,
+                    session: None,
+                });
                 (self.places.len() - 1) as u32
             }
         }
@@ -44,7 +50,8 @@ impl Sessions {
 
     /// Tokens for the client's and the backend's socket of the session at `number`.
     pub fn tokens(&self, number: u32) -> [Token; 2] {
-        let base = u64::from(self.places[number as usize].generation) << 32 | u64::from(number) << 1;
+        let base =
+            u64::from(self.places[number as usize].generation) << 32 | u64::from(number) << 1;
         [Token(base), Token(base | 1)]
     }
 
@@ -76,7 +83,9 @@ impl Sessions {
     /// Numbers of all sessions.
     pub fn numbers(&self) -> Vec<u32> {
         let all = self.places.iter().enumerate();
-        all.filter(|(_, place)| place.session.is_some()).map(|(number, _)| number as u32).collect()
+        all.filter(|(_, place)| place.session.is_some())
+            .map(|(number, _)| number as u32)
+            .collect()
     }
 
     pub fn control(number: u32) -> Token {
@@ -92,7 +101,11 @@ impl Sessions {
         let number = low >> 1;
         match self.places.get(number as usize) {
             Some(place) if place.generation == generation => {
-                let side = if low & 1 == 0 { Side::Client } else { Side::Backend };
+                let side = if low & 1 == 0 {
+                    Side::Client
+                } else {
+                    Side::Backend
+                };
                 Source::Session { number, side }
             }
             _ => Source::Stale,

@@ -30,7 +30,11 @@ pub enum Message {
     /// A client accepted by a busier worker.
     Arrival(Arrival),
     /// Accept on this socket.
-    Listen { bind: BindId, socket: Arc<OwnedFd>, exclusive: bool },
+    Listen {
+        bind: BindId,
+        socket: Arc<OwnedFd>,
+        exclusive: bool,
+    },
     /// Serve who waits on this address already, then close it.
     Unlisten { bind: BindId },
     /// The same for all addresses; end when the last session does.
@@ -58,13 +62,22 @@ pub struct Shared {
 #[repr(align(128))]
 pub struct Desk {
     load: AtomicU32,
-    inbox: Mutex<Vec<Message>>,
+    inbox: Mutex<Inbox>,
     bell: OwnedFd,
+}
+
+#[derive(Debug, Default)]
+struct Inbox {
+    messages: Vec<Message>,
+    /// The worker has ended: nobody will read here again.
+    closed: bool,
 }
 
 impl Shared {
     pub fn new(workers: usize, max_connections: u32) -> io::Result<Self> {
-        let desks = (0..workers).map(|_| Desk::new()).collect::<io::Result<_>>()?;
+        let desks = (0..workers)
+            .map(|_| Desk::new())
+            .collect::<io::Result<_>>()?;
         Ok(Shared {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
             version: AtomicU64::new(0),
@@ -100,13 +113,13 @@ impl Shared {
 }
 
 /// Sessions more than the least loaded worker's five quarters that make a worker clearly busier.
-const CLEARLY_BUSIER: u32 = 4;
+const CLEARLY_BUSIER: u32 = 8;
 
 impl Desk {
     fn new() -> io::Result<Self> {
         Ok(Desk {
             load: AtomicU32::new(0),
-            inbox: Mutex::new(Vec::new()),
+            inbox: Mutex::default(),
             bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         })
     }
@@ -125,29 +138,45 @@ impl Desk {
         &self.bell
     }
 
-    /// Leaves a message and wakes the worker.
+    /// Leaves a message and wakes the worker. One that has ended gets no more messages.
     pub fn send(&self, message: Message) {
-        self.lock().push(message);
-        // Fails only when the counter is full, and then the worker is awake.
-        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+        let mut inbox = self.lock();
+        if !inbox.closed {
+            inbox.messages.push(message);
+            self.ring();
+        }
     }
 
-    /// Leaves a client, unless too many messages wait.
+    /// Leaves a client, unless the worker has ended or too many messages wait.
     pub fn hand_over(&self, arrival: Arrival) -> Result<(), Arrival> {
-        if self.lock().len() >= INBOX_MAX {
+        let mut inbox = self.lock();
+        if inbox.closed || inbox.messages.len() >= INBOX_MAX {
             return Err(arrival);
         }
-        self.send(Message::Arrival(arrival));
+        inbox.messages.push(Message::Arrival(arrival));
+        self.ring();
         Ok(())
+    }
+
+    /// Closes the inbox, unless messages wait in it.
+    pub fn close(&self) -> bool {
+        let mut inbox = self.lock();
+        inbox.closed = inbox.messages.is_empty();
+        inbox.closed
+    }
+
+    fn ring(&self) {
+        // Fails only when the counter is full, and then the worker is awake.
+        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
     }
 
     /// Takes all messages and stills the bell.
     pub fn take(&self) -> Vec<Message> {
         let _ = rustix::io::read(&self.bell, &mut [0; 8]);
-        std::mem::take(&mut *self.lock())
+        std::mem::take(&mut self.lock().messages)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Message>> {
+    fn lock(&self) -> MutexGuard<'_, Inbox> {
         // A push or a take cannot leave the list half done.
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -64,7 +64,10 @@ impl State {
         State {
             uptime: now.since(started_at),
             listeners: listeners.collect(),
-            pools: upstreams.iter().map(|upstream| pool(upstream, probing, now)).collect(),
+            pools: upstreams
+                .iter()
+                .map(|upstream| pool(upstream, probing, now))
+                .collect(),
         }
     }
 

@@ -8,14 +8,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::sessions::{Sessions, Source};
-use super::shared::{BindId, Message, Shared};
+use super::shared::{BindId, Desk, Message, Shared};
 use crate::balance::chance::Chance;
 use crate::base::addr::ClientAddr;
 use crate::base::clock::Moment;
 use crate::base::ending::Termination;
 use crate::base::wheel::Wheel;
 use crate::net::listen::{Accepted, accept};
-use crate::net::poller::{Events, Interest, Poller, Readiness};
+use crate::net::poller::{Events, Interest, Poller};
 use crate::observe::access::LineWriter;
 use crate::proxy::route::Route;
 use crate::proxy::session::{Arrival, Context, Next, Session};
@@ -30,6 +30,9 @@ const ACCEPTS_MAX: u32 = 64;
 
 /// How long accepting rests when descriptors or memory ran out.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+
+/// One line a second is enough to say it.
+const REST_TOLD_EVERY: Duration = Duration::from_secs(1);
 
 /// Control token of the inbox; listening sockets use their place in the list.
 const BELL: u32 = u32::MAX;
@@ -48,6 +51,8 @@ pub struct Worker {
     listening: Vec<Option<Listening>>,
     /// Accepting rests until then.
     rests_until: Option<Moment>,
+    /// When the log last said so.
+    rest_told_at: Option<Moment>,
     /// Sessions that asked for another turn.
     again: Vec<u32>,
     drains: bool,
@@ -83,6 +88,7 @@ impl Worker {
             sessions: Sessions::default(),
             listening: Vec::new(),
             rests_until: None,
+            rest_told_at: None,
             again: Vec::new(),
             drains: false,
             now,
@@ -98,7 +104,7 @@ impl Worker {
     pub fn run(mut self) -> io::Result<()> {
         let mut events = Events::new();
         let mut rung = Vec::new();
-        while !(self.drains && self.sessions.is_empty()) {
+        while !(self.drains && self.sessions.is_empty() && self.desk().close()) {
             self.poller.wait(&mut events, self.patience())?;
             self.now = Moment::now();
             for (token, readiness) in events.iter() {
@@ -111,7 +117,7 @@ impl Worker {
                             return Ok(());
                         }
                     }
-                    Source::Control(place) => self.accept_some(place as usize, readiness)?,
+                    Source::Control(place) => self.accept_some(place as usize)?,
                     Source::Stale => {}
                 }
             }
@@ -123,10 +129,14 @@ impl Worker {
                 self.act(number, Session::alarm);
             }
             self.end_rest()?;
-            self.shared.workers[self.me].set_load(self.sessions.len());
+            self.desk().set_load(self.sessions.len());
             self.log.flush();
         }
         Ok(())
+    }
+
+    fn desk(&self) -> &Desk {
+        &self.shared.workers[self.me]
     }
 
     /// How long the next wait may be.
@@ -143,16 +153,17 @@ impl Worker {
     }
 
     /// Lets a session act and does what it asks for. A panic ends that session only.
-    fn act(
-        &mut self,
-        number: u32,
-        step: impl FnOnce(&mut Session, &mut Context<'_>) -> Next,
-    ) {
-        let Some(session) = self.sessions.get(number) else { return };
+    fn act(&mut self, number: u32, step: impl FnOnce(&mut Session, &mut Context<'_>) -> Next) {
+        let Some(session) = self.sessions.get(number) else {
+            return;
+        };
         let mut cx = Context {
             now: self.now,
             poller: &self.poller,
-            tools: Tools { scratch: &mut self.scratch, pipes: &mut self.pipes },
+            tools: Tools {
+                scratch: &mut self.scratch,
+                pipes: &mut self.pipes,
+            },
             chance: &mut self.chance,
             log: &mut self.log,
             process: &self.shared.process,
@@ -161,6 +172,7 @@ impl Worker {
             Ok(next) => self.follow(number, next),
             Err(_) => {
                 self.shared.panics.fetch_add(1, Relaxed);
+                session.record_panic(&mut cx);
                 self.retire(number);
             }
         }
@@ -191,7 +203,10 @@ impl Worker {
         let mut cx = Context {
             now: self.now,
             poller: &self.poller,
-            tools: Tools { scratch: &mut self.scratch, pipes: &mut self.pipes },
+            tools: Tools {
+                scratch: &mut self.scratch,
+                pipes: &mut self.pipes,
+            },
             chance: &mut self.chance,
             log: &mut self.log,
             process: &self.shared.process,
@@ -210,10 +225,14 @@ impl Worker {
         }
     }
 
-    fn accept_some(&mut self, place: usize, _: Readiness) -> io::Result<()> {
+    fn accept_some(&mut self, place: usize) -> io::Result<()> {
         self.refresh_routes();
-        let Some(Some(listening)) = self.listening.get_mut(place) else { return Ok(()) };
-        let Some(route) = listening.route.clone() else { return Ok(()) };
+        let Some(Some(listening)) = self.listening.get_mut(place) else {
+            return Ok(());
+        };
+        let Some(route) = listening.route.clone() else {
+            return Ok(());
+        };
         let socket = listening.socket.clone();
         let batch = listening.batch;
         for taken in 0..batch {
@@ -242,9 +261,13 @@ impl Worker {
 
     /// Serves a client here, or has a clearly less busy worker do it.
     fn place_client(&mut self, socket: OwnedFd, client: ClientAddr, route: &Arc<Route>) {
-        let arrival =
-            Arrival { socket, client, route: route.clone(), accepted_at: self.now };
-        self.shared.workers[self.me].set_load(self.sessions.len());
+        let arrival = Arrival {
+            socket,
+            client,
+            route: route.clone(),
+            accepted_at: self.now,
+        };
+        self.desk().set_load(self.sessions.len());
         let taker = self.shared.taker_for(self.me);
         let kept = if taker == self.me {
             Err(arrival)
@@ -272,10 +295,14 @@ impl Worker {
     }
 
     fn read_messages(&mut self) -> std::ops::ControlFlow<()> {
-        for message in self.shared.workers[self.me].take() {
+        for message in self.desk().take() {
             match message {
                 Message::Arrival(arrival) => self.open(arrival),
-                Message::Listen { bind, socket, exclusive } => {
+                Message::Listen {
+                    bind,
+                    socket,
+                    exclusive,
+                } => {
                     self.listen(bind, socket, exclusive);
                 }
                 Message::Unlisten { bind } => {
@@ -304,25 +331,50 @@ impl Worker {
         if self.listening.iter().flatten().any(|one| one.bind == bind) {
             return;
         }
-        let interest =
-            if exclusive { Interest::ReadLevelExclusive } else { Interest::ReadLevel };
+        let interest = if exclusive {
+            Interest::ReadLevelExclusive
+        } else {
+            Interest::ReadLevel
+        };
         let token = Sessions::control(self.listening.len() as u32);
-        if let Err(error) = self.poller.watch(&*socket, token, interest) {
+        // While accepting rests nothing is watched; the end of the rest will see to it.
+        if self.rests_until.is_none()
+            && let Err(error) = self.poller.watch(&*socket, token, interest)
+        {
             tracing::error!(%error, "a listening socket cannot be watched");
             return;
         }
-        let route = self.shared.snapshot().routes.get(bind as usize).cloned().flatten();
-        self.listening.push(Some(Listening { bind, socket, interest, route, batch: 1 }));
+        let route = self
+            .shared
+            .snapshot()
+            .routes
+            .get(bind as usize)
+            .cloned()
+            .flatten();
+        self.listening.push(Some(Listening {
+            bind,
+            socket,
+            interest,
+            route,
+            batch: 1,
+        }));
     }
 
     /// Serves the clients whose connections the kernel has completed, because closing the socket
     /// would reset them, then closes it.
     fn unlisten(&mut self, place: usize) {
-        let Some(Some(listening)) = self.listening.get_mut(place) else { return };
+        let Some(Some(listening)) = self.listening.get_mut(place) else {
+            return;
+        };
         let socket = listening.socket.clone();
         if let Some(route) = listening.route.clone() {
             while let Ok(Accepted::Client(socket, client)) = accept(&socket) {
-                let arrival = Arrival { socket, client, route: route.clone(), accepted_at: self.now };
+                let arrival = Arrival {
+                    socket,
+                    client,
+                    route: route.clone(),
+                    accepted_at: self.now,
+                };
                 self.open(arrival);
             }
         }
@@ -342,7 +394,17 @@ impl Worker {
 
     /// Stops accepting for a moment: clients wait in the kernel's queue, nothing spins.
     fn rest(&mut self, error: io::Error) -> io::Result<()> {
-        tracing::warn!(%error, "accepting pauses: descriptors or memory ran out");
+        // Another listening socket of the same wake-up found out first: none is watched now.
+        if self.rests_until.is_some() {
+            return Ok(());
+        }
+        if self
+            .rest_told_at
+            .is_none_or(|at| self.now.since(at) >= REST_TOLD_EVERY)
+        {
+            self.rest_told_at = Some(self.now);
+            tracing::warn!(%error, "accepting pauses: descriptors or memory ran out");
+        }
         for listening in self.listening.iter().flatten() {
             self.poller.unwatch(&*listening.socket)?;
         }
@@ -358,7 +420,8 @@ impl Worker {
         for (place, listening) in self.listening.iter().enumerate() {
             if let Some(listening) = listening {
                 let token = Sessions::control(place as u32);
-                self.poller.watch(&*listening.socket, token, listening.interest)?;
+                self.poller
+                    .watch(&*listening.socket, token, listening.interest)?;
             }
         }
         Ok(())

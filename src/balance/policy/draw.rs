@@ -79,7 +79,7 @@ impl Draw {
                 return Some(seat);
             }
         }
-        count_out(field, except, chance)
+        field.by_weight(except, |total| chance.below(narrow(total)).into())
     }
 
     #[inline]
@@ -92,29 +92,6 @@ impl Draw {
             usize::from(column.alias)
         }
     }
-}
-
-/// Adds up the weights of those that may be chosen, then draws among exactly them. So what lost
-/// its seats does not shift the others' shares, and a tier with nobody left ends at once.
-#[cold]
-fn count_out(field: &Field<'_>, except: Option<usize>, chance: &mut Chance) -> Option<usize> {
-    let eligible = || (0..field.len()).filter(|&seat| Some(seat) != except && field.has(seat));
-    let total: u64 = eligible().map(|seat| u64::from(field.weight(seat))).sum();
-    if total == 0 {
-        return None;
-    }
-    let mut left = chance.below(narrow(total));
-    let mut last = None;
-    for seat in eligible() {
-        let weight = u32::from(field.weight(seat));
-        if left < weight {
-            return Some(seat);
-        }
-        left -= weight;
-        last = Some(seat);
-    }
-    // Some went while we counted.
-    last
 }
 
 fn narrow(units: u64) -> u32 {

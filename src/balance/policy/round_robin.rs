@@ -4,19 +4,26 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::Field;
+use super::{Field, unit_at};
 
-/// The position of one tier in its sequence, counted from its first pick on; never wraps. Shared
-/// by all threads and handed on over reloads. On cache lines of its own.
+/// Where one tier is in its sequence. Shared by all threads and handed on over reloads. On cache
+/// lines of its own.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub(super) struct Turn(AtomicU64);
+pub(super) struct Turn {
+    /// Positions claimed since the first pick; never wraps.
+    position: AtomicU64,
+    /// Turns given away by weight.
+    given_away: AtomicU64,
+}
 
 /// One period of the sequence that nginx's smooth weighted round robin gives, worked out
 /// beforehand; what is left of a pick is to claim a position in it.
 #[derive(Debug)]
 pub(in crate::balance) struct RoundRobin {
     sequence: Box<[u16]>,
+    /// Whether the sequence has the weights' exact proportions.
+    exact: bool,
     turn: Arc<Turn>,
 }
 
@@ -26,13 +33,18 @@ pub(in crate::balance) struct RoundRobin {
 /// possible.
 const PERIOD_MAX: u64 = 16_384;
 
-/// Claims lost to other threads before the search goes on without claiming.
+/// How far the sequence is searched for somebody who may be chosen: some microseconds at most.
+const SEARCH_MAX: u64 = 1024;
+
+/// Claims lost to other threads in one search.
 const CLAIMS_MAX: u32 = 64;
 
 impl RoundRobin {
     pub(super) fn new(weights: &[u16], turn: Arc<Turn>) -> Self {
+        let (weights, exact) = scaled(weights);
         RoundRobin {
-            sequence: smooth(&scaled(weights)).into(),
+            sequence: smooth(&weights).into(),
+            exact,
             turn,
         }
     }
@@ -43,33 +55,41 @@ impl RoundRobin {
 
     #[inline]
     pub(super) fn pick(&self, field: &Field<'_>) -> Option<usize> {
-        let position = self.turn.0.fetch_add(1, Relaxed);
+        let position = self.turn.position.fetch_add(1, Relaxed);
         let seat = self.seat(position);
         if field.has(seat) {
-            Some(seat)
-        } else {
-            self.pick_next(field)
+            return Some(seat);
         }
+        // A scaled sequence would keep what it rounded: with 65 535 out, 1 and 2 would be equals.
+        let found = if self.exact { self.search(field) } else { None };
+        found.or_else(|| self.give_away(field))
     }
 
     /// Claims every position up to the first whose seat may be chosen: who is out gives up its
     /// own turns, and the others keep theirs to each other in proportion.
     #[cold]
-    fn pick_next(&self, field: &Field<'_>) -> Option<usize> {
-        let mut position = self.turn.0.load(Relaxed);
+    fn search(&self, field: &Field<'_>) -> Option<usize> {
+        let mut position = self.turn.position.load(Relaxed);
+        let length = SEARCH_MAX.min(self.sequence.len() as u64);
         for _ in 0..CLAIMS_MAX {
-            let period = self.sequence.len() as u64;
-            let found = (position..position + period).find(|&at| field.has(self.seat(at)))?;
-            match self
-                .turn
-                .0
-                .compare_exchange_weak(position, found + 1, Relaxed, Relaxed)
-            {
+            let found = (position..position + length).find(|&at| field.has(self.seat(at)))?;
+            let claim = &self.turn.position;
+            match claim.compare_exchange_weak(position, found + 1, Relaxed, Relaxed) {
                 Ok(_) => return Some(self.seat(found)),
                 Err(moved) => position = moved,
             }
         }
-        (0..field.len()).find(|&seat| field.has(seat))
+        None
+    }
+
+    /// Gives one turn to somebody who may be chosen, by weight. Multiples of the golden ratio visit
+    /// the units of the weights as evenly as any sequence does (Knuth, volume 3, section 6.4).
+    #[cold]
+    fn give_away(&self, field: &Field<'_>) -> Option<usize> {
+        field.by_weight(None, |total| {
+            let nth = self.turn.given_away.fetch_add(1, Relaxed);
+            unit_at(nth.wrapping_mul(0x9e37_79b9_7f4a_7c15), total)
+        })
     }
 
     #[inline]
@@ -78,19 +98,20 @@ impl RoundRobin {
     }
 }
 
-/// Weights with the same proportions (see [`PERIOD_MAX`] for how nearly) and a bounded sum; each
-/// at least 1.
-fn scaled(weights: &[u16]) -> Vec<u64> {
+/// Weights of the same proportions with a bounded sum, each at least 1; and whether the
+/// proportions are exact (see [`PERIOD_MAX`] for how nearly they are else).
+fn scaled(weights: &[u16]) -> (Vec<u64>, bool) {
     let mut weights: Vec<u64> = weights.iter().map(|&weight| u64::from(weight)).collect();
     debug_assert!(weights.iter().all(|&weight| weight > 0));
-    let sum: u64 = divide_by_common(&mut weights);
-    if sum > PERIOD_MAX {
+    let sum = divide_by_common(&mut weights);
+    let exact = sum <= PERIOD_MAX.max(weights.len() as u64);
+    if !exact {
         for weight in &mut weights {
             *weight = ((*weight * PERIOD_MAX + sum / 2) / sum).max(1);
         }
         divide_by_common(&mut weights);
     }
-    weights
+    (weights, exact)
 }
 
 /// Returns the sum that is left.
@@ -189,16 +210,16 @@ mod tests {
 
     #[test]
     fn weights_are_divided_by_what_they_have_in_common() {
-        assert_eq!(scaled(&[100, 200, 300]), [1, 2, 3]);
-        assert_eq!(scaled(&[65_535; 4]), [1; 4]);
+        assert_eq!(scaled(&[100, 200, 300]), (vec![1, 2, 3], true));
+        assert_eq!(scaled(&[65_535; 4]), (vec![1; 4], true));
     }
 
     #[test]
     fn a_long_period_is_scaled_and_nobody_loses_the_last_turn() {
-        let weights = scaled(&[65_535, 32_767, 1]);
-        assert_eq!(weights, [10_923, 5461, 1]);
+        assert_eq!(scaled(&[65_535, 32_767, 1]), (vec![10_923, 5461, 1], false));
         let many: Vec<u16> = (1..=4096).collect();
-        let scaled = scaled(&many);
+        let (scaled, exact) = scaled(&many);
+        assert!(!exact);
         assert!(scaled.iter().all(|&weight| weight >= 1));
         assert!(scaled.iter().sum::<u64>() <= PERIOD_MAX + 4096);
     }

@@ -22,6 +22,10 @@ pub(super) struct Shared {
     mode: AtomicU32,
     /// Lines that were dropped.
     pub(super) lost: AtomicU64,
+    /// The writer sleeps, or is about to, until it is unparked. Set before it looks into the lanes
+    /// for the last time: who adds to an empty lane after that look sees it, as the lane's lock
+    /// orders the two.
+    pub(super) is_idle: AtomicBool,
     lanes: Mutex<Vec<Arc<Lane>>>,
     pub(super) orders: Mutex<Orders>,
 }
@@ -42,6 +46,7 @@ impl Shared {
         Shared {
             mode: AtomicU32::new(mode.0),
             lost: AtomicU64::new(0),
+            is_idle: AtomicBool::new(false),
             lanes: Mutex::default(),
             orders: Mutex::default(),
         }
@@ -94,9 +99,11 @@ struct Waiting {
 /// What became of lines that were handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Handover {
-    /// The lane was empty: the writer may be asleep.
+    /// The lane was empty: the writer may be idle.
     First,
     Behind,
+    /// Taken, but the writer should not wait for its next round.
+    Crowded,
     /// The lane is full and stays so until the writer took it.
     Full,
     /// The writer is at it right now, or first has to take lines of an earlier mode.
@@ -167,7 +174,10 @@ fn hand_over(mut waiting: MutexGuard<'_, Waiting>, lines: &mut Vec<u8>, mode: Mo
         Handover::Full
     } else {
         waiting.lines.append(lines);
-        Handover::Behind
+        match waiting.lines.len() > WAITING_BYTES_MAX / 2 {
+            true => Handover::Crowded,
+            false => Handover::Behind,
+        }
     }
 }
 
@@ -218,10 +228,10 @@ mod tests {
         assert_eq!(lane.try_hand_over(&mut half.clone(), mode), Handover::First);
         assert_eq!(
             lane.try_hand_over(&mut half.clone(), mode),
-            Handover::Behind
+            Handover::Crowded
         );
         assert_eq!(lane.try_hand_over(&mut half, mode), Handover::Full);
-        assert_eq!(half.len(), WAITING_BYTES_MAX / 2);
+        assert_eq!(half.len(), WAITING_BYTES_MAX / 2, "left alone");
         let mut batch = Vec::new();
         assert_eq!(lane.take(&mut batch), Some(mode));
         assert_eq!(batch.len(), WAITING_BYTES_MAX);

@@ -324,7 +324,14 @@ fn the_end_waits_no_longer_than_its_bound_for_a_blocked_fifo() {
     let before = Instant::now();
     log.shut_down();
     assert!(before.elapsed() < Duration::from_secs(4));
-    assert_eq!(Arc::strong_count(&shared), 1, "the thread has ended");
+    // The thread gives up by itself, at the same time but for its last count.
+    while Arc::strong_count(&shared) > 1 {
+        assert!(
+            before.elapsed() < Duration::from_secs(20),
+            "the thread does not end"
+        );
+        thread::yield_now();
+    }
 }
 
 #[test]

@@ -42,12 +42,16 @@ pub(super) fn run(shared: Arc<Shared>, mode: Mode, sink: Option<Sink>) {
         let next_report = writer.report();
         if is_stopping && (!has_written || writer.is_past_stop()) {
             break;
-        } else if writer.stop_by.is_some() {
-            // Another round, at once, for what was handed over before the order.
-        } else if has_written {
-            thread::sleep(ROUND);
-        } else {
-            // Lines or an order that come from here on have unparked the thread already.
+        }
+        if writer.stop_by.is_some() {
+            continue; // at once, for what was handed over before the order
+        }
+        let was_idle = writer.shared.is_idle.swap(!has_written, Ordering::Relaxed);
+        if has_written {
+            thread::park_timeout(ROUND);
+        } else if was_idle {
+            // The lanes were empty once more after `is_idle` was set. Lines or an order that came
+            // since have unparked the thread already.
             match writer.next_farewell().into_iter().chain(next_report).min() {
                 Some(at) => thread::park_timeout(at.saturating_duration_since(Instant::now())),
                 None => thread::park(),

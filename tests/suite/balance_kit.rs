@@ -1,0 +1,121 @@
+//! Short ways to write down pools, shared by the tests of the balance floor.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lbd::balance::backend::Verdict;
+use lbd::balance::chance::Chance;
+use lbd::balance::health::Ejection;
+use lbd::balance::policy::PolicyKind;
+use lbd::balance::pool::{Candidates, Lease, MemberSpec, Pool, PoolSpec};
+use lbd::balance::table::Table;
+use lbd::base::clock::Moment;
+
+pub(crate) const NOW: Moment = Moment::from_millis(1_000_000);
+
+/// A member named `b0`, `b1`, …, with an address to match.
+pub(crate) fn member(index: usize, weight: u16) -> MemberSpec<usize> {
+    MemberSpec {
+        name: format!("b{index}"),
+        identity: format!("192.0.2.{}:{index}", index % 256),
+        target: index,
+        weight,
+        priority: 0,
+        max_connections: 0,
+    }
+}
+
+pub(crate) fn members(weights: &[u16]) -> Vec<MemberSpec<usize>> {
+    weights
+        .iter()
+        .enumerate()
+        .map(|(index, &weight)| member(index, weight))
+        .collect()
+}
+
+/// Without probes and without ejection.
+pub(crate) fn spec(policy: PolicyKind, members: Vec<MemberSpec<usize>>) -> PoolSpec<usize> {
+    PoolSpec {
+        name: "pool".into(),
+        policy,
+        ejection: Ejection {
+            connect_failures: 0,
+            base: Duration::from_secs(5),
+            max: Duration::from_secs(60),
+            max_percent: 50,
+        },
+        probed: false,
+        seed: "seed".into(),
+        members,
+    }
+}
+
+pub(crate) fn pool_of(spec: PoolSpec<usize>) -> Arc<Pool<usize>> {
+    Arc::new(Pool::new(spec, Table::new()))
+}
+
+/// Another pool over what `table` knows.
+pub(crate) fn reload(table: &Arc<Table>, spec: PoolSpec<usize>) -> Arc<Pool<usize>> {
+    Arc::new(Pool::new(spec, Arc::clone(table)))
+}
+
+pub(crate) fn pool(policy: PolicyKind, weights: &[u16]) -> Arc<Pool<usize>> {
+    pool_of(spec(policy, members(weights)))
+}
+
+/// A first try for a new client with a key of its own.
+pub(crate) fn pick(pool: &Arc<Pool<usize>>, chance: &mut Chance) -> Option<Lease<usize>> {
+    let key = chance.next_u64();
+    Candidates::new(key).next(pool, NOW, chance)
+}
+
+/// Who comes first for each of `picks` clients that leave at once.
+pub(crate) fn counts(pool: &Arc<Pool<usize>>, picks: usize, chance: &mut Chance) -> Vec<u64> {
+    let mut counts = vec![0; pool.members().len()];
+    for _ in 0..picks {
+        counts[pick(pool, chance).expect("somebody may be chosen").index()] += 1;
+    }
+    counts
+}
+
+/// Everyone a client could try, in order.
+pub(crate) fn all_tries(pool: &Arc<Pool<usize>>, key: u64, chance: &mut Chance) -> Vec<usize> {
+    let mut candidates = Candidates::new(key);
+    std::iter::from_fn(|| Some(candidates.next(pool, NOW, chance)?.index())).collect()
+}
+
+pub(crate) fn take_down(pool: &Pool<usize>, indices: &[usize]) {
+    for &index in indices {
+        pool.set_verdict(index, Verdict::Down);
+    }
+}
+
+/// Fails if `counts` are less likely to stem from shares in proportion to `weights` than one in
+/// some millions (Wilson and Hilferty's approximation of chi-square, at five standard deviations).
+pub(crate) fn assert_proportional(counts: &[u64], weights: &[u64]) {
+    let (sum, total) = (
+        counts.iter().sum::<u64>() as f64,
+        weights.iter().sum::<u64>() as f64,
+    );
+    let mut chi_square = 0.0;
+    let mut freedom = -1.0;
+    for (&count, &weight) in counts.iter().zip(weights) {
+        if weight == 0 {
+            assert_eq!(count, 0, "chosen in spite of no weight: {counts:?}");
+            continue;
+        }
+        let ideal = sum * weight as f64 / total;
+        assert!(ideal >= 5.0, "too few picks for a verdict");
+        chi_square += (count as f64 - ideal).powi(2) / ideal;
+        freedom += 1.0;
+    }
+    if freedom < 1.0 {
+        return;
+    }
+    let spread = 2.0 / (9.0 * freedom);
+    let deviations = ((chi_square / freedom).cbrt() - (1.0 - spread)) / f64::sqrt(spread);
+    assert!(
+        deviations < 5.0,
+        "{deviations:.1} deviations: {counts:?} for {weights:?}"
+    );
+}

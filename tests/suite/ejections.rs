@@ -1,0 +1,172 @@
+//! Ejections: when failed connects take a backend out, for how long, and how many at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::balance_kit::*;
+use lbd::balance::backend::State;
+use lbd::balance::chance::Chance;
+use lbd::balance::health::Ejection;
+use lbd::balance::policy::PolicyKind;
+use lbd::balance::pool::{Candidates, Lease, Pool, PoolSpec};
+use lbd::base::clock::Moment;
+
+const EJECTION: Ejection = Ejection {
+    connect_failures: 3,
+    base: Duration::from_secs(5),
+    max: Duration::from_secs(60),
+    max_percent: 50,
+};
+
+fn ejecting(n: usize, ejection: Ejection) -> Arc<Pool<usize>> {
+    pool_of(PoolSpec {
+        ejection,
+        ..spec(PolicyKind::Failover, members(&vec![1; n]))
+    })
+}
+
+fn lease_of(pool: &Arc<Pool<usize>>, index: usize, now: Moment) -> Lease<usize> {
+    let mut candidates = Candidates::new(0);
+    let mut chance = Chance::seeded(0);
+    loop {
+        let lease = candidates
+            .next(pool, now, &mut chance)
+            .expect("it may be chosen");
+        if lease.index() == index {
+            return lease;
+        }
+    }
+}
+
+fn after(seconds: u64) -> Moment {
+    NOW + Duration::from_secs(seconds)
+}
+
+#[test]
+fn three_failed_connects_in_a_row_eject_the_backend_for_a_while() {
+    let pool = ejecting(2, EJECTION);
+    let lease = lease_of(&pool, 0, NOW);
+    lease.connect_failed(NOW);
+    lease.connect_failed(NOW);
+    lease.connected();
+    lease.connect_failed(NOW);
+    lease.connect_failed(NOW);
+    assert_eq!(
+        pool.state(0, NOW),
+        State::Up,
+        "a success in between ends the row"
+    );
+    lease.connect_failed(NOW);
+    assert_eq!(pool.state(0, NOW), State::Ejected);
+    assert_eq!(pool.live(0).ejected_until(NOW), Some(after(5)));
+    assert_eq!(pool.live(0).connect_failures_total(), 5);
+    assert_eq!(lease_of(&pool, 1, after(4)).index(), 1);
+    assert_eq!(pool.state(0, after(5)), State::Up, "by the clock alone");
+    assert_eq!(lease_of(&pool, 0, after(5)).index(), 0);
+}
+
+#[test]
+fn a_backend_that_fails_again_is_ejected_at_once_and_for_longer() {
+    let pool = ejecting(2, EJECTION);
+    let lease = lease_of(&pool, 0, NOW);
+    (0..3).for_each(|_| lease.connect_failed(NOW));
+    let mut now = after(5);
+    for seconds in [10, 20, 40, 60, 60] {
+        assert_eq!(pool.state(0, now), State::Up);
+        lease.connect_failed(now);
+        let until = now + Duration::from_secs(seconds);
+        assert_eq!(pool.live(0).ejected_until(now), Some(until));
+        now = until;
+    }
+    assert_eq!(pool.live(0).ejections_total(), 6);
+    // A success: three failures are needed again, and after long quiet the length starts anew.
+    lease.connected();
+    now = now + Duration::from_secs(3600);
+    lease.connect_failed(now);
+    lease.connect_failed(now);
+    assert_eq!(pool.state(0, now), State::Up);
+    lease.connect_failed(now);
+    assert_eq!(
+        pool.live(0).ejected_until(now),
+        Some(now + Duration::from_secs(5))
+    );
+}
+
+#[test]
+fn late_failures_of_an_ejected_backend_do_not_prolong_it() {
+    let pool = ejecting(2, EJECTION);
+    let lease = lease_of(&pool, 0, NOW);
+    (0..50).for_each(|_| lease.connect_failed(NOW));
+    lease.connect_failed(after(4));
+    assert_eq!(pool.live(0).ejected_until(NOW), Some(after(5)));
+    assert_eq!(pool.live(0).ejections_total(), 1);
+}
+
+#[test]
+fn no_more_than_the_allowed_share_is_ejected_at_once() {
+    let pool = ejecting(5, EJECTION);
+    let leases: Vec<_> = (0..5).map(|i| lease_of(&pool, i, NOW)).collect();
+    for lease in &leases {
+        (0..9).for_each(|_| lease.connect_failed(NOW));
+    }
+    let ejected = |now| (0..5).filter(|&i| pool.live(i).ejected(now)).count();
+    assert_eq!(ejected(NOW), 2, "half of five, rounded down");
+    leases[4].connect_failed(after(4));
+    assert!(!pool.live(4).ejected(after(4)));
+    leases[4].connect_failed(after(5));
+    assert!(
+        pool.live(4).ejected(after(5)),
+        "room again once the first are back"
+    );
+    assert_eq!(ejected(after(5)), 1);
+}
+
+#[test]
+fn the_only_backend_is_never_ejected_and_zero_failures_never_eject() {
+    let everyone = Ejection {
+        max_percent: 100,
+        ..EJECTION
+    };
+    let never = Ejection {
+        connect_failures: 0,
+        ..everyone
+    };
+    for pool in [ejecting(1, everyone), ejecting(2, never)] {
+        let lease = lease_of(&pool, 0, NOW);
+        (0..100).for_each(|_| lease.connect_failed(NOW));
+        assert_eq!(pool.state(0, NOW), State::Up);
+    }
+}
+
+#[test]
+fn the_share_of_ejected_backends_is_exact_over_all_threads() {
+    for _ in 0..20 {
+        let pool = ejecting(
+            12,
+            Ejection {
+                connect_failures: 1,
+                ..EJECTION
+            },
+        );
+        let leases: Vec<_> = (0..12).map(|i| lease_of(&pool, i, NOW)).collect();
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let leases = &leases;
+                scope.spawn(move || {
+                    (0..12).for_each(|i| leases[(i + thread) % 12].connect_failed(NOW));
+                });
+            }
+        });
+        assert_eq!((0..12).filter(|&i| pool.live(i).ejected(NOW)).count(), 6);
+        assert_eq!(
+            (0..12).map(|i| pool.live(i).ejections_total()).sum::<u64>(),
+            6
+        );
+        assert_eq!(
+            (0..12)
+                .map(|i| pool.live(i).connect_failures_total())
+                .sum::<u64>(),
+            96
+        );
+    }
+}
