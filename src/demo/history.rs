@@ -220,7 +220,7 @@ impl History {
             }
             self.unsettled.pop_front();
             let (tone, detail) = match (failed, none_left) {
-                (0, _) => (Tone::Good, "every refused connect was retried elsewhere"),
+                (0, _) => (Tone::Good, "refused connects were retried"),
                 (_, true) => (Tone::Bad, why),
                 (_, false) => (Tone::Bad, "under way in it"),
             };

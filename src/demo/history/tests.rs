@@ -47,10 +47,7 @@ fn rates_shares_and_the_course_come_from_the_totals() {
 #[test]
 fn a_kill_is_told_with_what_it_cost() {
     for (failed, end) in [
-        (
-            0,
-            "no request failed: every refused connect was retried elsewhere",
-        ),
+        (0, "no request failed: refused connects were retried"),
         (1, "1 request failed: under way in it"),
     ] {
         let mut history = History::default();
