@@ -187,8 +187,10 @@ fn write_part(out: &mut String, cells: &[char], x: f64, y: f64, ink: &Ink) {
     match shape(cells[0]) {
         Shape::Text => write_text(out, cells, x, y, ink),
         Shape::Block(eighths) => {
-            let height = f64::from(eighths) * HEIGHT / 8.0;
-            let top = top + HEIGHT - height;
+            let full = f64::from(eighths) * HEIGHT / 8.0;
+            let top = top + HEIGHT - full;
+            // They reach into the cell below: rounding leaves no seam.
+            let height = full + 0.5;
             // A hair of space between the columns, as most fonts have.
             for cell in 0..cells.len() {
                 let left = left + cell as f64 * WIDTH;
@@ -202,7 +204,8 @@ fn write_part(out: &mut String, cells: &[char], x: f64, y: f64, ink: &Ink) {
         }
         Shape::Line(thickness, part) => {
             let top = top + HEIGHT / 2.0 - thickness / 2.0;
-            let width = count * WIDTH * part;
+            // Two cells of a bar overlap for the same reason.
+            let width = count * WIDTH * part + if thickness > 2.0 { 0.5 } else { 0.0 };
             let color = if thickness < 2.0 && color == FAINT {
                 "#484f58"
             } else {

@@ -18,6 +18,9 @@ const RATE_WINDOW: Duration = Duration::from_millis(1500);
 /// One point of the course.
 const TICK: Duration = Duration::from_secs(1);
 
+/// So long after a kill its effect on the clients is told.
+const SETTLING: Duration = Duration::from_millis(1500);
+
 #[derive(Debug, Default)]
 pub struct History {
     last: Option<Look>,
@@ -27,9 +30,12 @@ pub struct History {
     ticked: (Duration, Vec<u64>),
     courses: Vec<VecDeque<u64>>,
     events: VecDeque<Event>,
-    /// For each backend, when it was last killed or revived, and how many requests had failed by
-    /// then.
-    turns: Vec<Option<(Duration, u64)>>,
+    /// For each backend, when it was last killed or revived.
+    turns: Vec<Option<Duration>>,
+    /// The kills whose effect on the clients is not told yet: when, and which backend.
+    unsettled: VecDeque<(Duration, usize)>,
+    /// Failed requests that are told, and when.
+    told: (Duration, u64),
 }
 
 /// A change worth a line.
@@ -145,7 +151,10 @@ impl History {
     fn note_changes(&mut self, before: &Look, now: &Look) {
         for (index, (was, is)) in before.backends.iter().zip(&now.backends).enumerate() {
             if was.is_alive != is.is_alive {
-                self.turns[index] = Some((now.at, now.seen.failed));
+                self.turns[index] = Some(now.at);
+                if !is.is_alive {
+                    self.unsettled.push_back((now.at, index));
+                }
                 let text = if is.is_alive { "revived" } else { "killed" };
                 self.note(
                     now.at,
@@ -168,12 +177,7 @@ impl History {
                 self.note(now.at, tone, Some(index), text, detail);
             }
         }
-        if now.seen.failed > before.seen.failed {
-            let failed = now.seen.failed - before.seen.failed;
-            let what = if failed == 1 { "request" } else { "requests" };
-            let text = format!("{failed} {what} failed");
-            self.note(now.at, Tone::Bad, None, text, String::new());
-        }
+        self.note_failed(now);
         if before.policy != now.policy {
             let text = format!("policy {} → {}", before.policy, now.policy);
             let detail = "reloaded, no connection cut".to_owned();
@@ -185,7 +189,7 @@ impl History {
         }
     }
 
-    /// Why the state changed, or how long after what the user did and how the clients fared.
+    /// Why the state changed, or how long after what the user did.
     fn reason(&self, index: usize, was: &BackendLook, is: &BackendLook, now: &Look) -> String {
         let turn = self.turns.get(index).copied().flatten();
         let probe = is
@@ -193,17 +197,45 @@ impl History {
             .as_ref()
             .map(|probe| format!("probe: {}", probe.detail));
         match (turn, was.state, is.state) {
-            (Some((at, failed)), BackendWord::Up, _) if !is.is_alive => {
-                let took = (now.at - at).as_secs_f64();
-                let failed = now.seen.failed - failed;
-                format!("{took:.1} s after the kill, {failed} requests failed")
+            (Some(at), BackendWord::Up, _) if !is.is_alive => {
+                format!("within {:.1} s of the kill", tenths(now.at - at))
             }
-            (Some((at, _)), _, BackendWord::Up) if is.is_alive => {
-                format!("{:.1} s after it was revived", (now.at - at).as_secs_f64())
+            (Some(at), _, BackendWord::Up) if is.is_alive => {
+                format!("within {:.1} s of its revival", tenths(now.at - at))
             }
             (_, _, BackendWord::Ejected) => "connects refused".to_owned(),
             _ => probe.unwrap_or_default(),
         }
+    }
+
+    /// Tells what a kill cost the clients once that is sure, and other failures each second.
+    fn note_failed(&mut self, now: &Look) {
+        let failed = now.seen.failed - self.told.1;
+        let requests = |count| if count == 1 { "request" } else { "requests" };
+        let none_left = now.backends.iter().all(|backend| !backend.is_alive);
+        let why = if none_left { "no backend is left" } else { "" };
+        if let Some((killed_at, index)) = self.unsettled.front().copied() {
+            if now.at < killed_at + SETTLING {
+                return;
+            }
+            self.unsettled.pop_front();
+            let (tone, detail) = match (failed, none_left) {
+                (0, _) => (Tone::Good, "every refused connect was retried elsewhere"),
+                (_, true) => (Tone::Bad, why),
+                (_, false) => (Tone::Bad, "under way in it"),
+            };
+            let text = match failed {
+                0 => "no request failed".to_owned(),
+                _ => format!("{failed} {} failed", requests(failed)),
+            };
+            self.note(now.at, tone, Some(index), text, detail.to_owned());
+        } else if failed > 0 && now.at >= self.told.0 + TICK {
+            let text = format!("{failed} {} failed", requests(failed));
+            self.note(now.at, Tone::Bad, None, text, why.to_owned());
+        } else {
+            return;
+        }
+        self.told = (now.at, now.seen.failed);
     }
 
     fn note(
@@ -226,3 +258,11 @@ impl History {
         });
     }
 }
+
+/// Seconds, rounded up to a tenth, at least one: looks are that far apart.
+fn tenths(time: Duration) -> f64 {
+    (time.as_secs_f64() * 10.0).ceil().max(1.0) / 10.0
+}
+
+#[cfg(test)]
+mod tests;

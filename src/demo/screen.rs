@@ -75,12 +75,9 @@ fn panel(title: impl Into<Line<'static>>) -> Block<'static> {
         .title(title)
 }
 
+/// A title is not as faint as the border it stands in.
 fn title(words: &str) -> Line<'static> {
-    Line::from(vec![
-        Span::raw(" "),
-        Span::raw(words.to_owned()).bold(),
-        Span::raw(" "),
-    ])
+    Line::from(Span::raw(format!(" {words} ")).bold().not_dim())
 }
 
 /// Cutting areas off an area; what is not there is not cut.

@@ -8,6 +8,8 @@ mod demo;
 mod ejections;
 mod floors;
 mod harness;
+mod life;
+mod listening;
 mod policies;
 mod pool_reloads;
 mod probes;

@@ -17,7 +17,7 @@ pub fn header(frame: &mut Frame<'_>, area: Rect, look: &Look) {
         Span::raw("  "),
         Span::raw(url.clone()).bold().underlined(),
     ]);
-    let up = Line::from(format!("running {} ", forms::clock(look.at))).dim();
+    let up = Line::from(Span::raw(format!("running {} ", forms::clock(look.at))).dim());
     let second = Line::from(vec![
         Span::raw(" try it from another terminal: ").dim(),
         Span::raw(format!("curl {url}")),
@@ -126,8 +126,8 @@ pub fn config(frame: &mut Frame<'_>, whole: Rect, text: &str) {
         height,
     };
     let hint = Line::from(vec![
-        Span::raw(" c ").bold(),
-        Span::raw("closes; this is all there is to it "),
+        Span::raw(" c").bold(),
+        Span::raw(" closes; this is all there is to it "),
     ]);
     let block = panel(title("configuration"))
         .border_style(Style::new())

@@ -20,7 +20,7 @@ pub fn render(frame: &mut Frame<'_>, area: Rect, history: &History, look: &Look,
     let block = panel(title("backends"));
     let policy = Line::from(vec![
         Span::raw(" policy ").dim(),
-        Span::raw(look.policy.clone()).bold(),
+        Span::raw(look.policy.clone()).bold().not_dim(),
         Span::raw(" "),
     ]);
     let block = block.title_top(policy.right_aligned());
