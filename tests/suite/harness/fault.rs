@@ -33,8 +33,6 @@ pub struct Toxics {
 pub enum Harm {
     /// Both sides are reset.
     Reset,
-    /// Both sides are closed in order, unread input or not.
-    Close,
     /// The receiver gets a FIN; the sender is read on, into nothing.
     EarlyFin,
     /// Nothing more is read.
@@ -111,11 +109,6 @@ fn pass(mut from: &TcpStream, mut to: &TcpStream, toxics: Toxics, seed: u64) {
                     sockets::reset(to);
                     return;
                 }
-                Harm::Close => {
-                    let _ = to.shutdown(Shutdown::Both);
-                    let _ = from.shutdown(Shutdown::Both);
-                    return;
-                }
                 Harm::EarlyFin => {
                     let _ = to.shutdown(Shutdown::Write);
                     let _ = std::io::copy(&mut from, &mut std::io::sink());
@@ -147,8 +140,7 @@ fn pass(mut from: &TcpStream, mut to: &TcpStream, toxics: Toxics, seed: u64) {
         if !toxics.latency.is_zero() {
             thread::sleep(toxics.latency);
         }
-        if toxics.bytes_per_second > 0 {
-            let micros = count as u64 * 1_000_000 / toxics.bytes_per_second;
+        if let Some(micros) = (count as u64 * 1_000_000).checked_div(toxics.bytes_per_second) {
             thread::sleep(Duration::from_micros(micros));
         }
         if to.write_all(&buffer[..count]).is_err() {

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
-    AddressFamily, RecvFlags, SocketFlags, SocketType, bind, connect, ipproto, listen, recv,
-    socket_with, sockopt,
+    AddressFamily, SocketFlags, SocketType, bind, connect, ipproto, listen, socket_with, sockopt,
 };
 
 /// How a client's connection is made.
@@ -136,15 +135,6 @@ pub fn await_reset(socket: impl AsFd, time: Duration) -> bool {
     };
     let mut wait = [PollFd::new(&socket, PollFlags::empty())];
     poll(&mut wait, Some(&time)).unwrap() == 1
-}
-
-/// Whether the connection has ended, by a FIN or a reset, with nothing left to read.
-pub fn has_ended(socket: impl AsFd) -> bool {
-    let mut byte = [0];
-    match recv(socket, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT) {
-        Ok((_, count)) => count == 0,
-        Err(error) => error != rustix::io::Errno::AGAIN,
-    }
 }
 
 fn new_socket(of: SocketAddr, flags: SocketFlags) -> std::io::Result<OwnedFd> {
