@@ -55,6 +55,9 @@ pub struct End {
     told: Arc<AtomicBool>,
 }
 
+/// How long the view has to end in order once it was told to.
+const END_GRACE: Duration = Duration::from_secs(1);
+
 impl End {
     /// Ends on TERM, INT and HUP, and after `seconds`.
     ///
@@ -83,6 +86,10 @@ impl End {
                     }
                 });
                 told.store(true, Ordering::Relaxed);
+                // A terminal that is gone can hold the reader of keys for good.
+                thread::sleep(END_GRACE);
+                let _gone = ratatui::try_restore();
+                std::process::exit(0);
             })?;
         Ok(end)
     }
