@@ -275,13 +275,14 @@ impl Session {
             Step::Again => Next::Again,
             Step::Lingers => Next::WaitsUntil(cx.now + TICK),
             Step::Ended(end) => {
-                let termination = match end {
-                    End::Closed(Side::Client) => Termination::ClientClosed,
-                    End::Closed(Side::Backend) => Termination::BackendClosed,
-                    End::Reset(Side::Client) => Termination::ClientReset,
-                    End::Reset(Side::Backend) => Termination::BackendReset,
+                let (termination, detail) = match end {
+                    End::Closed(Side::Client) => (Termination::ClientClosed, ""),
+                    End::Closed(Side::Backend) => (Termination::BackendClosed, ""),
+                    End::Reset(Side::Client) => (Termination::ClientReset, ""),
+                    End::Reset(Side::Backend) => (Termination::BackendReset, ""),
+                    End::Unwatched => (Termination::Internal, "local_memory"),
                 };
-                self.end(termination, "", cx);
+                self.end(termination, detail, cx);
                 Next::Over
             }
         }

@@ -40,6 +40,8 @@ pub enum End {
     Closed(Side),
     /// This side reset its connection or vanished.
     Reset(Side),
+    /// The kernel would not watch the sockets: memory or watches ran out.
+    Unwatched,
 }
 
 #[derive(Debug)]
@@ -141,10 +143,9 @@ impl Duplex {
         }
         match self.watch(poller) {
             Ok(()) => Step::Waits,
-            // Out of memory or of watches for this one session: it cannot go on.
             Err(_) => {
                 self.close_by_reset();
-                Step::Ended(End::Reset(Side::Client))
+                Step::Ended(End::Unwatched)
             }
         }
     }

@@ -336,7 +336,13 @@ impl Worker {
         } else {
             Interest::ReadLevel
         };
-        let token = Sessions::control(self.listening.len() as u32);
+        // The place of one that is gone is used again: reloads must not make the list grow.
+        let free = self.listening.iter().position(Option::is_none);
+        let place = free.unwrap_or_else(|| {
+            self.listening.push(None);
+            self.listening.len() - 1
+        });
+        let token = Sessions::control(place as u32);
         // While accepting rests nothing is watched; the end of the rest will see to it.
         if self.rests_until.is_none()
             && let Err(error) = self.poller.watch(&*socket, token, interest)
@@ -351,13 +357,13 @@ impl Worker {
             .get(bind as usize)
             .cloned()
             .flatten();
-        self.listening.push(Some(Listening {
+        self.listening[place] = Some(Listening {
             bind,
             socket,
             interest,
             route,
             batch: 1,
-        }));
+        });
     }
 
     /// Serves the clients whose connections the kernel has completed, because closing the socket
