@@ -84,7 +84,9 @@ pub mod relay {
 
 /// Floor 5: sessions: one client, its backend, its record.
 pub mod proxy {
+    mod account;
     mod connecting;
+    mod relaying;
     pub mod route;
     pub mod session;
 }

@@ -1,4 +1,4 @@
-//! Addresses as the file writes them: "0.0.0.0:8080", "[::]:80", "unix:/path", "127.0.0.1:7000-7009".
+//! Addresses as the file writes them: `0.0.0.0:8080`, `[::]:80`, `unix:/path`, `127.0.0.1:7000-7009`.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::path::PathBuf;

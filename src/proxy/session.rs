@@ -3,21 +3,22 @@
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use super::connecting::{Connected, Connecting, Failed, Outcome};
+use super::account::{Account, Closing};
+use super::connecting::{Connecting, Failed, Outcome};
+use super::relaying::{Relaying, Silence};
 use super::route::{Admission, ProcessCount, Route, Upstream};
 use crate::balance::chance::Chance;
-use crate::balance::pool::Lease;
-use crate::base::addr::{ClientAddr, Endpoint, Side};
+use crate::base::addr::{ClientAddr, Side};
 use crate::base::clock::Moment;
 use crate::base::ending::{Phase, RelayPath, Termination};
 use crate::base::wheel::TICK;
 use crate::net::peer::{Peer, unacknowledged_max};
 use crate::net::poller::{Poller, Readiness, Token};
-use crate::observe::access::{LineWriter, Record};
+use crate::observe::access::LineWriter;
 use crate::relay::direction::Tools;
-use crate::relay::duplex::{Duplex, End, Step};
+use crate::relay::duplex::{End, Step};
 
 /// A connection that outlives this gets what a short one does without: keepalive on the
 /// backend's side, and a look at its deadlines.
@@ -78,36 +79,6 @@ pub struct Session {
 enum Stage {
     Connecting(Box<Connecting>),
     Relaying(Relaying),
-}
-
-#[derive(Debug)]
-struct Relaying {
-    duplex: Duplex,
-    lease: Lease<Endpoint>,
-    tries: u32,
-    connect: Duration,
-    connected_at: Moment,
-    first_byte: Option<Duration>,
-    /// Bytes already added to the backend's totals, to it and to the client.
-    reported: (u64, u64),
-    /// What both peers had acknowledged at the last look, when that last grew, and when that
-    /// look was.
-    acknowledged: u64,
-    progress_at: Moment,
-    marked_at: Moment,
-    settled: bool,
-    /// Whether it was half-closed when its alarm was set; `None` while it is the connect's.
-    alarm_for: Option<bool>,
-}
-
-/// What a session's record says of it, from the first moment.
-#[derive(Debug)]
-struct Account {
-    route: Arc<Route>,
-    client: ClientAddr,
-    accepted_at: Moment,
-    /// Held for its drop.
-    _admission: Admission,
 }
 
 impl Session {
@@ -397,128 +368,17 @@ impl Session {
     }
 }
 
-/// What is known at the end only.
-struct Closing<'a> {
-    phase: Phase,
-    termination: Termination,
-    detail: &'static str,
-    backend: &'a str,
-    tries: u32,
-    connect: Option<Duration>,
-    first_byte: Option<Duration>,
-    bytes: (u64, u64),
-    path: RelayPath,
-}
-
-impl Account {
-    fn close(&self, closing: Closing<'_>, cx: &mut Context<'_>) {
-        self.route.tally.count_end(closing.termination);
-        let record = Record {
-            listener: &self.route.listener,
-            client: self.client,
-            pool: self.route.upstream.pool.name(),
-            backend: closing.backend,
-            sni: "",
-            alpn: "",
-            tls: "",
-            phase: closing.phase,
-            termination: closing.termination,
-            detail: closing.detail,
-            queue: Duration::ZERO,
-            connect: closing.connect,
-            first_byte: closing.first_byte,
-            duration: cx.now.since(self.accepted_at),
-            bytes_to_backend: closing.bytes.0,
-            bytes_to_client: closing.bytes.1,
-            tries: closing.tries,
-            path: closing.path,
-        };
-        cx.log.write(&record, SystemTime::now());
-    }
-}
-
-/// How a relay's silence stands against its limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Silence {
-    Unlimited,
-    LookAgain(Moment),
-    TooLong,
-}
-
-impl Relaying {
-    fn new(connected: Connected, now: Moment) -> Self {
-        let Connected {
-            client,
-            backend,
-            to_backend,
-            lease,
-            took,
-            tries,
-        } = connected;
-        Relaying {
-            duplex: Duplex::new(client, backend, to_backend, now),
-            lease,
-            tries,
-            connect: took,
-            connected_at: now,
-            first_byte: None,
-            reported: (0, 0),
-            acknowledged: 0,
-            progress_at: now,
-            marked_at: now,
-            settled: false,
-            alarm_for: None,
-        }
-    }
-
-    /// Judges the silence so far. Bytes that a slow reader acknowledges count as life, though
-    /// nothing moves here meanwhile.
-    fn silence(&mut self, max: Duration, now: Moment) -> Silence {
-        if max.is_zero() {
-            return Silence::Unlimited;
-        }
-        let last = self.duplex.moved_at.max(self.progress_at);
-        let half = last + max / 2;
-        if now < half && self.duplex.blocked_by().is_none() {
-            return Silence::LookAgain(half);
-        }
-        match self.duplex.acknowledged_mark() {
-            Some(mark) if mark != self.acknowledged => {
-                self.acknowledged = mark;
-                // Bytes that moved here since the last mark account for the change. How lately
-                // the reader took some of them is unknown then, and half the limit is granted.
-                let unknown = self.duplex.moved_at >= self.marked_at;
-                self.progress_at = if unknown { now.before(max / 2) } else { now };
-            }
-            _ => {}
-        }
-        self.marked_at = now;
-        let last = self.duplex.moved_at.max(self.progress_at);
-        let end = last + max;
-        if now >= end {
-            return Silence::TooLong;
-        }
-        // With bytes under way the reader's progress is looked for more often, so that its end
-        // is noticed within a tenth of the limit.
-        let soon = now + (max / 10).max(TICK);
-        let under_way = self.duplex.blocked_by().is_some() || self.acknowledged != 0;
-        Silence::LookAgain(if under_way { soon.min(end) } else { end })
-    }
-
-    /// Adds what moved since the last time to the backend's totals.
-    fn report_bytes(&mut self) {
-        let bytes = (
-            self.duplex.bytes_to_backend(),
-            self.duplex.bytes_to_client(),
-        );
-        let (to_backend, to_client) = (bytes.0 - self.reported.0, bytes.1 - self.reported.1);
-        if to_backend > 0 || to_client > 0 {
-            self.lease.add_bytes(to_backend, to_client);
-            self.reported = bytes;
-        }
-    }
-}
-
 fn deadline(from: Moment, limit: Duration) -> Option<Moment> {
     (!limit.is_zero()).then(|| from + limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every idle connection holds one; what it needs only while it connects is in a box.
+    #[test]
+    fn a_session_stays_within_512_bytes() {
+        assert!(size_of::<Session>() <= 512, "{}", size_of::<Session>());
+    }
 }

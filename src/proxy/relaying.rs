@@ -1,0 +1,112 @@
+//! A session whose backend is connected: what is known of it while bytes move.
+
+use std::time::Duration;
+
+use super::connecting::Connected;
+use crate::balance::pool::Lease;
+use crate::base::addr::Endpoint;
+use crate::base::clock::Moment;
+use crate::base::wheel::TICK;
+use crate::relay::duplex::Duplex;
+
+#[derive(Debug)]
+pub(super) struct Relaying {
+    pub(super) duplex: Duplex,
+    pub(super) lease: Lease<Endpoint>,
+    pub(super) tries: u32,
+    pub(super) connect: Duration,
+    pub(super) connected_at: Moment,
+    pub(super) first_byte: Option<Duration>,
+    /// Bytes already added to the backend's totals, to it and to the client.
+    pub(super) reported: (u64, u64),
+    /// What both peers had acknowledged at the last look, when that last grew, and when that
+    /// look was.
+    pub(super) acknowledged: u64,
+    pub(super) progress_at: Moment,
+    pub(super) marked_at: Moment,
+    pub(super) settled: bool,
+    /// Whether it was half-closed when its alarm was set; `None` while it is the connect's.
+    pub(super) alarm_for: Option<bool>,
+}
+
+/// How a relay's silence stands against its limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Silence {
+    Unlimited,
+    LookAgain(Moment),
+    TooLong,
+}
+
+impl Relaying {
+    pub(super) fn new(connected: Connected, now: Moment) -> Self {
+        let Connected {
+            client,
+            backend,
+            to_backend,
+            lease,
+            took,
+            tries,
+        } = connected;
+        Relaying {
+            duplex: Duplex::new(client, backend, to_backend, now),
+            lease,
+            tries,
+            connect: took,
+            connected_at: now,
+            first_byte: None,
+            reported: (0, 0),
+            acknowledged: 0,
+            progress_at: now,
+            marked_at: now,
+            settled: false,
+            alarm_for: None,
+        }
+    }
+
+    /// Judges the silence so far. Bytes that a slow reader acknowledges count as life, though
+    /// nothing moves here meanwhile.
+    pub(super) fn silence(&mut self, max: Duration, now: Moment) -> Silence {
+        if max.is_zero() {
+            return Silence::Unlimited;
+        }
+        let last = self.duplex.moved_at.max(self.progress_at);
+        let half = last + max / 2;
+        if now < half && self.duplex.blocked_by().is_none() {
+            return Silence::LookAgain(half);
+        }
+        match self.duplex.acknowledged_mark() {
+            Some(mark) if mark != self.acknowledged => {
+                self.acknowledged = mark;
+                // Bytes that moved here since the last mark account for the change. How lately
+                // the reader took some of them is unknown then, and half the limit is granted.
+                let unknown = self.duplex.moved_at >= self.marked_at;
+                self.progress_at = if unknown { now.before(max / 2) } else { now };
+            }
+            _ => {}
+        }
+        self.marked_at = now;
+        let last = self.duplex.moved_at.max(self.progress_at);
+        let end = last + max;
+        if now >= end {
+            return Silence::TooLong;
+        }
+        // With bytes under way the reader's progress is looked for more often, so that its end
+        // is noticed within a tenth of the limit.
+        let soon = now + (max / 10).max(TICK);
+        let under_way = self.duplex.blocked_by().is_some() || self.acknowledged != 0;
+        Silence::LookAgain(if under_way { soon.min(end) } else { end })
+    }
+
+    /// Adds what moved since the last time to the backend's totals.
+    pub(super) fn report_bytes(&mut self) {
+        let bytes = (
+            self.duplex.bytes_to_backend(),
+            self.duplex.bytes_to_client(),
+        );
+        let (to_backend, to_client) = (bytes.0 - self.reported.0, bytes.1 - self.reported.1);
+        if to_backend > 0 || to_client > 0 {
+            self.lease.add_bytes(to_backend, to_client);
+            self.reported = bytes;
+        }
+    }
+}
