@@ -33,8 +33,9 @@ fn echo(client: &mut TcpStream) -> bool {
         && answer == *b"hello"
 }
 
-/// Connects again and again while `meanwhile` runs; how many were served and how many not.
-fn under_load(to: SocketAddr, meanwhile: impl FnOnce()) -> (u64, u64) {
+/// Connects again and again while `meanwhile` runs, which sees how many were served so far; in
+/// the end how many were served and how many not.
+fn under_load(to: SocketAddr, meanwhile: impl FnOnce(&AtomicU64)) -> (u64, u64) {
     let (served, failed) = (AtomicU64::new(0), AtomicU64::new(0));
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -51,7 +52,7 @@ fn under_load(to: SocketAddr, meanwhile: impl FnOnce()) -> (u64, u64) {
             });
         }
         // Also when it fails, or the load would never end.
-        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(meanwhile));
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| meanwhile(&served)));
         over.store(true, SeqCst);
         if let Err(panic) = result {
             std::panic::resume_unwind(panic);
@@ -73,7 +74,7 @@ fn fifty_reloads_under_load_fail_no_connection() {
         .find(|at| balancer.backend(&format!("b{at}")).0 == 1)
         .unwrap();
     let before = balancer.backend(&format!("b{of_held}")).1;
-    let (served, failed) = under_load(balancer.address(), || {
+    let (served, failed) = under_load(balancer.address(), |served| {
         for round in 0..50 {
             let mut next = base.clone();
             match round % 5 {
@@ -94,10 +95,13 @@ fn fifty_reloads_under_load_fail_no_connection() {
                 assert!(echo(&mut connect(balancer.address_of("extra"))));
             }
             assert!(echo(&mut held), "reload {round} ended a session");
+            // Clients of before and of after each reload.
+            let so_far = served.load(SeqCst);
+            wait::until("clients are served", || served.load(SeqCst) >= so_far + 10);
         }
     });
     assert_eq!(failed, 0, "of {}", served + failed);
-    assert!(served > 200, "only {served} connections");
+    assert!(served >= 500, "only {served} connections");
     balancer.reload(&base).unwrap();
     let (active, total) = balancer.backend(&format!("b{of_held}"));
     assert!(
@@ -303,7 +307,7 @@ fn the_binary_reloads_on_hangup_survives_a_broken_file_and_drains_on_terminate()
     let mut held = connect(lbd.address);
     assert!(echo(&mut held));
     let before = (descriptors(&lbd.proc()), threads(&lbd.proc()));
-    let (served, failed) = under_load(lbd.address, || {
+    let (served, failed) = under_load(lbd.address, |_| {
         for round in 0..50 {
             let mut next = setup.clone();
             next.backends[1].2 = format!("weight = {}", round % 3);
