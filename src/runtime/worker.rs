@@ -17,7 +17,7 @@ use crate::base::wheel::Wheel;
 use crate::net::listen::{Accepted, accept};
 use crate::net::poller::{Events, Interest, Poller};
 use crate::observe::access::LineWriter;
-use crate::proxy::route::Route;
+use crate::proxy::route::{ProcessCount, Route};
 use crate::proxy::session::{Arrival, Context, Next, Session};
 use crate::relay::direction::Tools;
 use crate::relay::pipe::Pipes;
@@ -45,7 +45,7 @@ pub struct Worker {
     me: usize,
     shared: Arc<Shared>,
     version: u64,
-    poller: Poller,
+    kit: Kit,
     wheel: Wheel,
     sessions: Sessions,
     listening: Vec<Option<Listening>>,
@@ -57,10 +57,32 @@ pub struct Worker {
     again: Vec<u32>,
     drains: bool,
     now: Moment,
+}
+
+/// What sessions borrow while they act.
+#[derive(Debug)]
+struct Kit {
+    poller: Poller,
     scratch: Box<[u8]>,
     pipes: Pipes,
     chance: Chance,
     log: LineWriter,
+}
+
+impl Kit {
+    fn context<'a>(&'a mut self, now: Moment, process: &'a Arc<ProcessCount>) -> Context<'a> {
+        Context {
+            now,
+            poller: &self.poller,
+            tools: Tools {
+                scratch: &mut self.scratch,
+                pipes: &mut self.pipes,
+            },
+            chance: &mut self.chance,
+            log: &mut self.log,
+            process,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -83,7 +105,13 @@ impl Worker {
         Ok(Worker {
             me,
             version: 0,
-            poller,
+            kit: Kit {
+                poller,
+                scratch: vec![0; SCRATCH_BYTES].into(),
+                pipes: Pipes::default(),
+                chance: Chance::seeded(seed),
+                log,
+            },
             wheel: Wheel::new(now),
             sessions: Sessions::default(),
             listening: Vec::new(),
@@ -92,10 +120,6 @@ impl Worker {
             again: Vec::new(),
             drains: false,
             now,
-            scratch: vec![0; SCRATCH_BYTES].into(),
-            pipes: Pipes::default(),
-            chance: Chance::seeded(seed),
-            log,
             shared,
         })
     }
@@ -105,7 +129,7 @@ impl Worker {
         let mut events = Events::new();
         let mut rung = Vec::new();
         while !(self.drains && self.sessions.is_empty() && self.desk().close()) {
-            self.poller.wait(&mut events, self.patience())?;
+            self.kit.poller.wait(&mut events, self.patience())?;
             self.now = Moment::now();
             for (token, readiness) in events.iter() {
                 match self.sessions.source(token) {
@@ -130,7 +154,7 @@ impl Worker {
             }
             self.end_rest()?;
             self.desk().set_load(self.sessions.len());
-            self.log.flush();
+            self.kit.log.flush();
         }
         Ok(())
     }
@@ -157,17 +181,7 @@ impl Worker {
         let Some(session) = self.sessions.get(number) else {
             return;
         };
-        let mut cx = Context {
-            now: self.now,
-            poller: &self.poller,
-            tools: Tools {
-                scratch: &mut self.scratch,
-                pipes: &mut self.pipes,
-            },
-            chance: &mut self.chance,
-            log: &mut self.log,
-            process: &self.shared.process,
-        };
+        let mut cx = self.kit.context(self.now, &self.shared.process);
         match catch_unwind(AssertUnwindSafe(|| step(session, &mut cx))) {
             Ok(next) => self.follow(number, next),
             Err(_) => {
@@ -200,17 +214,7 @@ impl Worker {
     fn open(&mut self, arrival: Arrival) {
         let number = self.sessions.reserve();
         let tokens = self.sessions.tokens(number);
-        let mut cx = Context {
-            now: self.now,
-            poller: &self.poller,
-            tools: Tools {
-                scratch: &mut self.scratch,
-                pipes: &mut self.pipes,
-            },
-            chance: &mut self.chance,
-            log: &mut self.log,
-            process: &self.shared.process,
-        };
+        let mut cx = self.kit.context(self.now, &self.shared.process);
         match catch_unwind(AssertUnwindSafe(|| Session::open(arrival, tokens, &mut cx))) {
             Ok(Some((session, next))) => {
                 self.sessions.put(number, session);
@@ -345,7 +349,7 @@ impl Worker {
         let token = Sessions::control(place as u32);
         // While accepting rests nothing is watched; the end of the rest will see to it.
         if self.rests_until.is_none()
-            && let Err(error) = self.poller.watch(&*socket, token, interest)
+            && let Err(error) = self.kit.poller.watch(&*socket, token, interest)
         {
             tracing::error!(%error, "a listening socket cannot be watched");
             return;
@@ -384,7 +388,7 @@ impl Worker {
                 self.open(arrival);
             }
         }
-        let _ = self.poller.unwatch(&*socket);
+        let _ = self.kit.poller.unwatch(&*socket);
         self.listening[place] = None;
     }
 
@@ -395,7 +399,7 @@ impl Worker {
                 Next::Over
             });
         }
-        self.log.flush();
+        self.kit.log.flush();
     }
 
     /// Stops accepting for a moment: clients wait in the kernel's queue, nothing spins.
@@ -412,7 +416,7 @@ impl Worker {
             tracing::warn!(%error, "accepting pauses: descriptors or memory ran out");
         }
         for listening in self.listening.iter().flatten() {
-            self.poller.unwatch(&*listening.socket)?;
+            self.kit.poller.unwatch(&*listening.socket)?;
         }
         self.rests_until = Some(self.now + EXHAUSTED_PAUSE);
         Ok(())
@@ -426,7 +430,8 @@ impl Worker {
         for (place, listening) in self.listening.iter().enumerate() {
             if let Some(listening) = listening {
                 let token = Sessions::control(place as u32);
-                self.poller
+                self.kit
+                    .poller
                     .watch(&*listening.socket, token, listening.interest)?;
             }
         }
