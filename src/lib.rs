@@ -59,6 +59,7 @@ pub mod config {
     mod ledger;
     pub mod load;
     pub mod mistakes;
+    mod names;
     pub mod print;
     mod reader;
     pub mod settings;
@@ -86,6 +87,7 @@ pub mod relay {
 pub mod proxy {
     mod account;
     mod connecting;
+    pub mod context;
     mod relaying;
     pub mod route;
     pub mod session;

@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use crate::config::check_listener::{self, Draft};
 use crate::config::check_pool;
-use crate::config::ledger::{Place, Wrong};
+use crate::config::ledger::Wrong;
+use crate::config::names;
 use crate::config::reader::{Found, Reader};
 use crate::config::settings::{AccessTarget, Global, Log, LogFormat, LogLevel, Settings};
 use crate::config::suggest;
 
-/// Longest name of a listener, pool or backend: they are labels of metrics and columns of tables.
-const NAME_CHARS_MAX: usize = 64;
 /// More data-plane threads serve nobody.
 const WORKERS_MAX: u32 = 256;
 
@@ -28,12 +27,12 @@ pub(crate) fn settings(roots: &[Reader<'_>]) -> Settings {
 
     let drafts: Vec<Draft> = listener_tables.iter().map(check_listener::draft).collect();
     let pools: Vec<_> = pool_tables.iter().map(check_pool::pool).collect();
-    unique(
+    names::unique(
         &listener_tables,
         drafts.iter().map(|draft| draft.name.as_ref()),
         "listener",
     );
-    unique(
+    names::unique(
         &pool_tables,
         pools.iter().map(|(name, _)| name.as_ref()),
         "pool",
@@ -181,48 +180,4 @@ fn link(
         listeners.push(draft.finish(found.unwrap_or_default()));
     }
     listeners
-}
-
-/// Notes every name that an earlier table of its kind has.
-pub(crate) fn unique<'n>(
-    tables: &[Reader<'_>],
-    names: impl Iterator<Item = Option<&'n Found<String>>>,
-    what: &str,
-) {
-    let mut seen: HashMap<&str, &Place> = HashMap::new();
-    for (table, name) in tables.iter().zip(names) {
-        let Some(name) = name else { continue };
-        if let Some(first) = seen.get(name.value.as_str()) {
-            let message = format!("there are two {what}s named {:?}", name.value);
-            let wrong = Wrong::new(message, "give one another name; the first is at");
-            table.ledger().note_with(&name.place, wrong, first);
-        } else {
-            seen.insert(&name.value, &name.place);
-        }
-    }
-}
-
-/// The name of a listener or pool.
-pub(crate) fn name(text: &str) -> Result<String, Wrong> {
-    checked_name(text, "")
-}
-
-/// The name of a backend: it may also be an address.
-pub(crate) fn backend_name(text: &str) -> Result<String, Wrong> {
-    checked_name(text, "[]/")
-}
-
-fn checked_name(text: &str, further: &str) -> Result<String, Wrong> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || "_.:-".contains(c) || further.contains(c);
-    let what = if text.is_empty() {
-        "is empty".to_owned()
-    } else if let Some(c) = text.chars().find(|c| !fits(*c)) {
-        format!("has the character {c:?}")
-    } else if text.len() > NAME_CHARS_MAX {
-        format!("has {} characters", text.len())
-    } else {
-        return Ok(text.to_owned());
-    };
-    let hint = format!("1 to {NAME_CHARS_MAX} of the letters, digits and _ . : -");
-    Err(Wrong::new(format!("the name {text:?} {what}"), hint))
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::base::addr::Endpoint;
 use crate::config::address;
-use crate::config::check;
 use crate::config::ledger::{Ledger, Place, Wrong};
+use crate::config::names;
 use crate::config::reader::{Found, Reader};
 use crate::config::settings::Listener;
 
@@ -25,7 +25,7 @@ pub(crate) struct Draft {
 pub(crate) fn draft(table: &Reader<'_>) -> Draft {
     table.choice("mode", &[("tcp", ())], &["ai", "kernel"]);
     Draft {
-        name: table.required("name", "a string", check::name),
+        name: table.required("name", "a string", names::name),
         binds: binds(table),
         pool: table.required("pool", "the name of a [[pool]]", |text| Ok(text.to_owned())),
         max_connections: table.number("max_connections", 0..=u32::MAX),

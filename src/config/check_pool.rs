@@ -7,9 +7,9 @@ use crate::balance::health::{Ejection, Thresholds};
 use crate::balance::policy::PolicyKind;
 use crate::base::addr::Endpoint;
 use crate::config::address;
-use crate::config::check;
 use crate::config::duration;
 use crate::config::ledger::Wrong;
+use crate::config::names;
 use crate::config::reader::{Found, Reader};
 use crate::config::settings::{Backend, Health, HttpProbe, Pool, Probe};
 
@@ -23,7 +23,7 @@ const INTERVAL_MIN: Duration = Duration::from_millis(10);
 const HTTP_KEYS: [&str; 4] = ["path", "host", "expect_status", "expect_body"];
 
 pub(crate) fn pool(table: &Reader<'_>) -> (Option<Found<String>>, Pool) {
-    let name = table.required("name", "a string", check::name);
+    let name = table.required("name", "a string", names::name);
     let policies = [
         ("round_robin", PolicyKind::RoundRobin),
         ("weighted_round_robin", PolicyKind::RoundRobin),
@@ -182,7 +182,7 @@ fn backends(pool: &Reader<'_>, health_port: u16) -> Vec<Backend> {
             .note_absence(pool.place(), Wrong::new(message, hint));
     }
     let read: Vec<_> = tables.iter().map(backend).collect();
-    check::unique(
+    names::unique(
         &tables,
         read.iter().map(|(name, _)| name.as_ref()),
         "backend",
@@ -196,7 +196,7 @@ fn backends(pool: &Reader<'_>, health_port: u16) -> Vec<Backend> {
 fn backend(table: &Reader<'_>) -> (Option<Found<String>>, Option<Backend>) {
     let address = table.required("address", "an address in quotes", address::parse_backend);
     let name = if table.has("name") {
-        table.optional("name", "a string", check::backend_name)
+        table.optional("name", "a string", names::backend_name)
     } else {
         address
             .as_ref()
@@ -223,7 +223,7 @@ fn backend(table: &Reader<'_>) -> (Option<Found<String>>, Option<Backend>) {
 /// The address, where it makes a name.
 fn default_name(table: &Reader<'_>, address: &Found<Endpoint>) -> Option<Found<String>> {
     let place = address.place.clone();
-    match check::backend_name(&address.value.to_string()) {
+    match names::backend_name(&address.value.to_string()) {
         Ok(value) => Some(Found { value, place }),
         Err(wrong) => {
             let message = format!("the address is no name: {}", wrong.message);

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::context::Context;
 use super::route::{Admission, Route};
-use super::session::Context;
 use crate::base::addr::ClientAddr;
 use crate::base::clock::Moment;
 use crate::base::ending::{Phase, RelayPath, Termination};

@@ -6,8 +6,8 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
+use super::context::Context;
 use super::route::Upstream;
-use super::session::Context;
 use crate::balance::pool::{Candidates, Lease};
 use crate::base::addr::{Endpoint, Side};
 use crate::base::clock::Moment;

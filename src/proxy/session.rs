@@ -1,46 +1,25 @@
 //! A session, from the accepted client to its record: connect → relay → end.
 
-use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::account::{Account, Closing};
 use super::connecting::{Connecting, Failed, Outcome};
+use super::context::Context;
 use super::relaying::{Relaying, Silence};
-use super::route::{Admission, ProcessCount, Route, Upstream};
-use crate::balance::chance::Chance;
+use super::route::{Admission, Route, Upstream};
 use crate::base::addr::{ClientAddr, Side};
 use crate::base::clock::Moment;
 use crate::base::ending::{Phase, RelayPath, Termination};
 use crate::base::wheel::TICK;
 use crate::net::peer::{Peer, unacknowledged_max};
-use crate::net::poller::{Poller, Readiness, Token};
-use crate::observe::access::LineWriter;
-use crate::relay::direction::Tools;
+use crate::net::poller::{Readiness, Token};
 use crate::relay::duplex::{End, Step};
 
 /// A connection that outlives this gets what a short one does without: keepalive on the
 /// backend's side, and a look at its deadlines.
 const SETTLED_AFTER: Duration = Duration::from_secs(1);
-
-/// The worker's things that a session borrows while it acts.
-pub struct Context<'a> {
-    pub now: Moment,
-    pub poller: &'a Poller,
-    pub tools: Tools<'a>,
-    pub chance: &'a mut Chance,
-    pub log: &'a mut LineWriter,
-    pub process: &'a Arc<ProcessCount>,
-}
-
-impl fmt::Debug for Context<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Context")
-            .field("now", &self.now)
-            .finish_non_exhaustive()
-    }
-}
 
 /// A client that was accepted, perhaps by another worker.
 #[derive(Debug)]

@@ -17,8 +17,9 @@ use crate::base::wheel::Wheel;
 use crate::net::listen::{Accepted, accept};
 use crate::net::poller::{Events, Interest, Poller};
 use crate::observe::access::LineWriter;
+use crate::proxy::context::Context;
 use crate::proxy::route::{ProcessCount, Route};
-use crate::proxy::session::{Arrival, Context, Next, Session};
+use crate::proxy::session::{Arrival, Next, Session};
 use crate::relay::direction::Tools;
 use crate::relay::pipe::Pipes;
 
