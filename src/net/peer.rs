@@ -149,6 +149,12 @@ impl Peer {
         }
     }
 
+    /// Whether a byte could be read at this moment.
+    pub fn has_input(&self) -> bool {
+        let peeked = retry(|| recv(&self.socket, &mut [0; 1], RecvFlags::PEEK));
+        matches!(peeked, Ok((_, count)) if count > 0)
+    }
+
     /// Writes what the socket takes of `bytes`. `more`: the caller writes again or closes before
     /// it waits, so a partial segment may be kept back for what follows.
     pub fn transmit(&mut self, bytes: &[u8], more: bool) -> Result<usize, Errno> {

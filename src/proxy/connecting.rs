@@ -130,6 +130,11 @@ impl Connecting {
                 Ok(Err(error)) | Err(error) => error,
                 Ok(Ok(())) => Errno::CONNRESET,
             };
+            // A connection that brought bytes before it broke did stand: they are the client's.
+            // One that brought none took none either, so another backend may be tried.
+            if tried.backend.has_input() {
+                return self.connected(tried, cx);
+            }
             self.blame(&tried.lease, DialError(error), cx);
             return self.dial(0, upstream, cx);
         }
@@ -291,5 +296,123 @@ impl Connecting {
             backend: current.or(last),
             tries: self.candidates.tries(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Instant;
+
+    use super::*;
+    use crate::balance::chance::Chance;
+    use crate::balance::health::Ejection;
+    use crate::balance::key::HashSeed;
+    use crate::balance::policy::PolicyKind;
+    use crate::balance::pool::{Member, Pool, PoolSpec};
+    use crate::balance::table::Table;
+    use crate::net::poller::Poller;
+    use crate::observe::access::{AccessLog, Target};
+    use crate::observe::form::Format;
+    use crate::proxy::route::ProcessCount;
+    use crate::relay::direction::Tools;
+    use crate::relay::pipe::Pipes;
+
+    const BROKEN: Readiness = Readiness {
+        readable: true,
+        writable: true,
+        finished: true,
+        broken: true,
+    };
+
+    fn upstream_to(listener: &TcpListener) -> Arc<Upstream> {
+        let address = Endpoint::Tcp(listener.local_addr().unwrap());
+        let member = Member {
+            name: "a".to_owned(),
+            identity: address.to_string(),
+            target: address,
+            weight: 1,
+            priority: 0,
+            max_connections: 0,
+        };
+        let second = Duration::from_secs(1);
+        let spec = PoolSpec {
+            name: "pool".to_owned(),
+            policy: PolicyKind::RoundRobin,
+            ejection: Ejection {
+                connect_failures: 0,
+                base: second,
+                max: second,
+                max_percent: 50,
+            },
+            probed: false,
+            seed: String::new(),
+            members: vec![member],
+        };
+        Arc::new(Upstream {
+            pool: Arc::new(Pool::new(spec, Table::new())),
+            connect_timeout: second,
+            retries: 0,
+            seed: HashSeed::new(""),
+        })
+    }
+
+    /// What comes of a connect whose backend, by the time it is looked at, has said `said` and
+    /// reset the connection.
+    fn outcome_when_the_backend_reset_first(said: &[u8]) -> Outcome {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let front = TcpListener::bind("127.0.0.1:0").unwrap();
+        let _client = TcpStream::connect(front.local_addr().unwrap()).unwrap();
+        let (accepted, _) = front.accept().unwrap();
+        accepted.set_nonblocking(true).unwrap();
+
+        let log = AccessLog::open(&Target::Off, Format::Text).unwrap();
+        let mut cx = Context {
+            now: Moment::now(),
+            poller: &Poller::new().unwrap(),
+            tools: Tools {
+                scratch: &mut [0; 1024],
+                pipes: &mut Pipes::default(),
+            },
+            chance: &mut Chance::seeded(1),
+            log: &mut log.line_writer(),
+            process: &Arc::new(ProcessCount::new(10)),
+        };
+        let upstream = upstream_to(&listener);
+        let client = Peer::accepted(accepted.into(), Token(2), true);
+        let begun = Connecting::begin(client, Token(3), &upstream, 0, &mut cx);
+        let Outcome::Waits(connecting, _) = begun else {
+            panic!("without bytes of the client nothing tells that the connect stands: {begun:?}")
+        };
+
+        let (mut backend, _) = listener.accept().unwrap();
+        backend.write_all(said).unwrap();
+        sockopt::set_socket_linger(&backend, Some(Duration::ZERO)).unwrap();
+        drop(backend);
+        let socket = connecting.tried.as_ref().unwrap().backend.socket();
+        let waited = Instant::now();
+        // tcp(7): a connection that was reset has no peer any more.
+        while rustix::net::getpeername(socket).is_ok_and(|peer| peer.is_some()) {
+            assert!(waited.elapsed() < Duration::from_secs(10));
+            std::thread::yield_now();
+        }
+        connecting.notice(Side::Backend, BROKEN, &upstream, &mut cx)
+    }
+
+    #[test]
+    fn a_backend_that_spoke_before_its_reset_was_connected() {
+        let outcome = outcome_when_the_backend_reset_first(b"hello");
+        assert!(matches!(outcome, Outcome::Connected(_)), "{outcome:?}");
+    }
+
+    #[test]
+    fn a_backend_that_reset_without_a_word_failed() {
+        let outcome = outcome_when_the_backend_reset_first(b"");
+        let Outcome::Failed(failed) = outcome else {
+            panic!("{outcome:?}")
+        };
+        assert_eq!(failed.termination, Termination::ConnectFailed);
+        assert_eq!(failed.detail, "reset");
     }
 }

@@ -1,6 +1,6 @@
 //! Group A of the fault catalogue beyond the probes: closes and resets at awkward moments.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
@@ -44,6 +44,27 @@ fn a_client_that_resets_while_nobody_reads_takes_its_backend_along_within_a_tent
     );
     assert_eq!(served.end, End::Reset);
     assert_eq!(balancer.only_record().termination(), "client_reset");
+}
+
+/// A9 from the other side: the reset may be there before the balancer looks at the connect, and
+/// what the backend said first was said on a connection that stood.
+#[test]
+fn what_a_backend_says_right_before_its_reset_arrives_whenever_the_reset_comes() {
+    let backend = Backend::serving(sockets::listen_with(Options::default()), |mut socket| {
+        socket.write_all(b"hello").unwrap();
+        sockets::reset(&socket);
+    });
+    let balancer = Balancer::over(&[backend.address]);
+    for _ in 0..200 {
+        let mut client = TcpStream::connect(balancer.address()).unwrap();
+        client.set_read_timeout(Some(wait::PATIENCE)).unwrap();
+        let mut greeting = [0; 5];
+        client.read_exact(&mut greeting).expect("the greeting");
+        assert_eq!(&greeting, b"hello");
+        let own = client.local_addr().unwrap();
+        assert!(client.read(&mut greeting).is_err(), "then the reset");
+        assert_eq!(balancer.record_of(own).termination(), "backend_reset");
+    }
 }
 
 /// A5: the backend closes with the upload unread and the client is told everything it said.
