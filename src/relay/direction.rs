@@ -318,7 +318,7 @@ impl Direction {
         let pipe = match &mut self.pipe {
             Some(pipe) => pipe,
             None => match pipes.take() {
-                Some(pipe) => self.pipe.insert(Box::new(pipe)),
+                Some(pipe) => self.pipe.insert(pipe),
                 None => {
                     self.mode = Mode::Copy;
                     return Ok(());
@@ -383,7 +383,7 @@ impl Direction {
 
     fn return_pipe(&mut self, pipes: &mut Pipes) {
         if let Some(pipe) = self.pipe.take() {
-            pipes.give_back(*pipe);
+            pipes.give_back(pipe);
         }
     }
 }

@@ -29,14 +29,15 @@ pub(super) struct Pipe {
 
 #[derive(Debug, Default)]
 pub struct Pipes {
-    stock: Vec<Pipe>,
+    #[expect(clippy::vec_box, reason = "lent as boxes: a turn allocates nothing")]
+    stock: Vec<Box<Pipe>>,
     /// Pipes that exist, lent ones included.
     count: usize,
 }
 
 impl Pipes {
     /// An empty pipe, or `None` when copying is the better or the only way.
-    pub(super) fn take(&mut self) -> Option<Pipe> {
+    pub(super) fn take(&mut self) -> Option<Box<Pipe>> {
         if let Some(pipe) = self.stock.pop() {
             return Some(pipe);
         }
@@ -51,16 +52,16 @@ impl Pipes {
             return None;
         }
         self.count += 1;
-        Some(Pipe {
+        Some(Box::new(Pipe {
             output,
             input,
             capacity,
             held: 0,
-        })
+        }))
     }
 
     /// Takes a pipe back. One that still holds bytes is closed: they belong to nobody else.
-    pub(super) fn give_back(&mut self, pipe: Pipe) {
+    pub(super) fn give_back(&mut self, pipe: Box<Pipe>) {
         if pipe.held == 0 && self.stock.len() < STOCK_MAX {
             self.stock.push(pipe);
         } else {

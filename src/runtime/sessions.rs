@@ -15,6 +15,8 @@ pub struct Sessions {
 #[derive(Debug)]
 struct Place {
     generation: u32,
+    /// Waits for another turn.
+    wants_turn: bool,
     session: Option<Box<Session>>,
 }
 
@@ -41,6 +43,7 @@ impl Sessions {
             None => {
                 self.places.push(Place {
                     generation: CONTROL + 1,
+                    wants_turn: false,
                     session: None,
                 });
                 (self.places.len() - 1) as u32
@@ -61,6 +64,17 @@ impl Sessions {
 
     pub fn get(&mut self, number: u32) -> Option<&mut Session> {
         self.places.get_mut(number as usize)?.session.as_deref_mut()
+    }
+
+    /// Notes that a session wants another turn. False: it was noted already, so that several
+    /// events of one busy session do not give it several turns.
+    pub fn ask_for_turn(&mut self, number: u32) -> bool {
+        !std::mem::replace(&mut self.places[number as usize].wants_turn, true)
+    }
+
+    /// The turn is given.
+    pub fn take_turn(&mut self, number: u32) {
+        self.places[number as usize].wants_turn = false;
     }
 
     /// Frees a place and drops its session.

@@ -38,7 +38,7 @@ const REST_TOLD_EVERY: Duration = Duration::from_secs(1);
 /// Control token of the inbox; listening sockets use their place in the list.
 const BELL: u32 = u32::MAX;
 
-/// When a session that was just opened, or is busy as its alarm rings, looks at its deadlines.
+/// When a session that is busy and has no alarm looks at its deadlines.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
@@ -129,6 +129,7 @@ impl Worker {
     pub fn run(mut self) -> io::Result<()> {
         let mut events = Events::new();
         let mut rung = Vec::new();
+        let mut turns = Vec::new();
         while !(self.drains && self.sessions.is_empty() && self.desk().close()) {
             self.kit.poller.wait(&mut events, self.patience())?;
             self.now = Moment::now();
@@ -146,7 +147,9 @@ impl Worker {
                     Source::Stale => {}
                 }
             }
-            for number in std::mem::take(&mut self.again) {
+            std::mem::swap(&mut self.again, &mut turns);
+            for number in turns.drain(..) {
+                self.sessions.take_turn(number);
                 self.act(number, Session::turn);
             }
             self.wheel.advance(self.now, &mut rung);
@@ -198,7 +201,9 @@ impl Worker {
             Next::Waits => {}
             Next::WaitsUntil(at) => self.wheel.set(number, at),
             Next::Again => {
-                self.again.push(number);
+                if self.sessions.ask_for_turn(number) {
+                    self.again.push(number);
+                }
                 if !self.wheel.is_set(number) {
                     self.wheel.set(number, self.now + LOOK_AGAIN);
                 }
@@ -219,7 +224,6 @@ impl Worker {
         match catch_unwind(AssertUnwindSafe(|| Session::open(arrival, tokens, &mut cx))) {
             Ok(Some((session, next))) => {
                 self.sessions.put(number, session);
-                self.wheel.set(number, self.now + LOOK_AGAIN);
                 self.follow(number, next);
             }
             Ok(None) => self.sessions.remove(number),
@@ -379,14 +383,18 @@ impl Worker {
         };
         let socket = listening.socket.clone();
         if let Some(route) = listening.route.clone() {
-            while let Ok(Accepted::Client(socket, client)) = accept(&socket) {
-                let arrival = Arrival {
+            loop {
+                let (socket, client) = match accept(&socket) {
+                    Ok(Accepted::Client(socket, client)) => (socket, client),
+                    Ok(Accepted::Gone) => continue,
+                    Ok(Accepted::Empty | Accepted::Exhausted(_)) | Err(_) => break,
+                };
+                self.open(Arrival {
                     socket,
                     client,
                     route: route.clone(),
                     accepted_at: self.now,
-                };
-                self.open(arrival);
+                });
             }
         }
         let _ = self.kit.poller.unwatch(&*socket);
