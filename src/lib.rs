@@ -42,6 +42,7 @@ pub mod balance {
     pub mod live;
     pub mod policy;
     pub mod pool;
+    pub mod queue;
     mod slots;
     pub mod table;
 }

@@ -348,6 +348,7 @@ mod tests {
             },
             probed: false,
             seed: String::new(),
+            max_connections: 0,
             members: vec![member],
         };
         Arc::new(Upstream {

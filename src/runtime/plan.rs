@@ -101,6 +101,7 @@ fn upstream(pool: &settings::Pool, seed: &str, registry: &mut Registry) -> Arc<U
         ejection: pool.ejection,
         probed: pool.health.probe != Probe::None,
         seed: seed.to_owned(),
+        max_connections: pool.max_connections,
         members: members.collect(),
     };
     Arc::new(Upstream {
