@@ -35,6 +35,7 @@ pub mod observe {
 /// Floor 2: which backend is taken, and why; pure: no sockets, no clock, no threads of its own.
 pub mod balance {
     pub mod backend;
+    pub mod budget;
     pub mod chance;
     pub mod health;
     pub mod key;

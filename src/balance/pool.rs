@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::backend::{Availability, State, Verdict, Wish, availability};
+use super::budget::Budget;
 use super::health::Ejection;
 use super::key::HashSeed;
 pub use super::lease::{Candidates, Lease, TRIES_MAX};
@@ -196,6 +197,10 @@ impl<T> Pool<T> {
     /// Clients that wait until a member has room.
     pub fn queue(&self) -> &Arc<Queue> {
         self.table.queue()
+    }
+
+    pub fn budget(&self) -> &Budget {
+        self.table.budget()
     }
 
     /// For the probes.

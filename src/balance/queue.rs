@@ -181,3 +181,139 @@ impl Drop for Place {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+
+    struct Calls(Mutex<Sender<u64>>);
+
+    impl Wake for Calls {
+        fn wake(&self, client: u64) {
+            self.0.lock().unwrap().send(client).unwrap();
+        }
+    }
+
+    fn queue() -> (Arc<Queue>, Arc<dyn Wake>, Receiver<u64>) {
+        let (calls, called) = channel();
+        (Arc::default(), Arc::new(Calls(Mutex::new(calls))), called)
+    }
+
+    /// A place of a client that was not called, because somebody stands before it.
+    fn stand(queue: &Arc<Queue>, wake: &Arc<dyn Wake>, client: u64) -> Place {
+        let mut place = queue.join(u32::MAX, wake.clone(), client).unwrap();
+        if place.is_called() {
+            assert!(place.stand_back());
+        }
+        place
+    }
+
+    #[test]
+    fn clients_are_called_in_the_order_they_came_one_for_each_lease_given_back() {
+        let (queue, wake, called) = queue();
+        let mut places: Vec<Place> = (0..100).map(|it| stand(&queue, &wake, it)).collect();
+        for client in 0..100 {
+            queue.released();
+            assert_eq!(called.try_iter().collect::<Vec<_>>(), [client]);
+            let mut place = places.remove(0);
+            assert!(place.is_called());
+            place.served(false);
+            assert_eq!(queue.waiting() as usize, places.len());
+        }
+        queue.released();
+        assert!(called.try_iter().next().is_none());
+    }
+
+    #[test]
+    fn one_that_left_is_passed_over_and_one_that_leaves_when_called_passes_the_call_on() {
+        let (queue, wake, called) = queue();
+        let mut places: Vec<Place> = (0..4).map(|it| stand(&queue, &wake, it)).collect();
+        drop(places.remove(0));
+        assert!(called.try_iter().next().is_none(), "leaving makes no room");
+        queue.released();
+        assert_eq!(called.recv(), Ok(1));
+        drop(places.remove(0));
+        assert_eq!(called.recv(), Ok(2));
+        assert_eq!(queue.waiting(), 2);
+    }
+
+    #[test]
+    fn who_chose_in_vain_stands_before_all_who_came_later() {
+        let (queue, wake, called) = queue();
+        let mut places: Vec<Place> = (0..3).map(|it| stand(&queue, &wake, it)).collect();
+        queue.call();
+        assert_eq!(called.recv(), Ok(0));
+        assert!(places[0].is_called() && places[0].stand_back());
+        queue.call();
+        assert_eq!(called.recv(), Ok(0));
+    }
+
+    #[test]
+    fn room_made_while_the_only_client_chooses_is_not_missed() {
+        let (queue, wake, called) = queue();
+        let mut place = queue.join(1, wake.clone(), 7).unwrap();
+        assert!(place.is_called(), "nobody stood before it");
+        queue.released();
+        assert!(!place.stand_back(), "it has to look again");
+        assert!(place.stand_back());
+        queue.released();
+        assert_eq!(called.recv(), Ok(7));
+    }
+
+    #[test]
+    fn the_line_has_an_end() {
+        let (queue, wake, _called) = queue();
+        let places: Vec<Place> = (0..3).map(|it| stand(&queue, &wake, it)).collect();
+        assert!(queue.join(3, wake.clone(), 3).is_none());
+        drop(places);
+        assert!(!queue.is_occupied());
+        assert!(queue.join(0, wake, 3).is_none());
+    }
+
+    /// As many threads as there are clients fight for two seats; whoever finds none waits for its
+    /// bell without a limit of time, so that a call that is lost hangs the test.
+    #[test]
+    fn no_client_is_forgotten_however_threads_meet() {
+        use std::sync::atomic::AtomicU32;
+        const SEATS: u32 = 2;
+        let queue: Arc<Queue> = Arc::default();
+        let taken = AtomicU32::new(0);
+        let take = || {
+            let room = |taken| (taken < SEATS).then_some(taken + 1);
+            taken.fetch_update(SeqCst, SeqCst, room).is_ok()
+        };
+        std::thread::scope(|scope| {
+            for client in 0..8 {
+                let (queue, taken, take) = (&queue, &taken, &take);
+                scope.spawn(move || {
+                    let (calls, called) = channel();
+                    let wake: Arc<dyn Wake> = Arc::new(Calls(Mutex::new(calls)));
+                    for _ in 0..2000 {
+                        if queue.is_occupied() || !take() {
+                            let mut place = queue.join(8, wake.clone(), client).unwrap();
+                            loop {
+                                if place.is_called() {
+                                    if take() {
+                                        place.served(taken.load(SeqCst) < SEATS);
+                                        break;
+                                    }
+                                    if !place.stand_back() {
+                                        continue;
+                                    }
+                                }
+                                called.recv().unwrap();
+                            }
+                            called.try_iter().for_each(drop);
+                        }
+                        assert!(taken.load(SeqCst) <= SEATS);
+                        taken.fetch_sub(1, SeqCst);
+                        queue.released();
+                    }
+                });
+            }
+        });
+        assert_eq!((queue.waiting(), taken.into_inner()), (0, 0));
+    }
+}
