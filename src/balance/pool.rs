@@ -206,11 +206,13 @@ impl<T> Pool<T> {
     /// For the probes.
     pub fn set_verdict(&self, index: usize, verdict: Verdict) {
         self.live(index).hot.set_verdict(verdict);
+        self.queue().released();
     }
 
     /// For the operator.
     pub fn set_wish(&self, index: usize, wish: Wish) {
         self.live(index).hot.set_wish(wish);
+        self.queue().released();
     }
 
     /// Counts a failed connect, which may be the one that ejects the member.

@@ -12,7 +12,7 @@ use std::sync::atomic::fence;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Wakes a client of one thread, whom the thread knows by a number of its own.
-pub trait Wake: Send + Sync {
+pub trait Wake: fmt::Debug + Send + Sync {
     fn wake(&self, client: u64);
 }
 
@@ -33,15 +33,10 @@ struct Line {
     owed: bool,
 }
 
+#[derive(Debug)]
 struct Bell {
     wake: Arc<dyn Wake>,
     client: u64,
-}
-
-impl fmt::Debug for Bell {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Bell({})", self.client)
-    }
 }
 
 impl Queue {
@@ -90,7 +85,7 @@ impl Queue {
         })
     }
 
-    /// A lease was given back: calls the client that has waited longest. One load while nobody
+    /// A lease was given back, or a backend may have come: calls the client that has waited longest. One load while nobody
     /// waits, which has to follow the release in one order over all threads.
     #[inline]
     pub(super) fn released(&self) {
@@ -188,6 +183,7 @@ mod tests {
 
     use super::*;
 
+    #[derive(Debug)]
     struct Calls(Mutex<Sender<u64>>);
 
     impl Wake for Calls {

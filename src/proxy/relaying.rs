@@ -7,6 +7,7 @@ use crate::balance::pool::Lease;
 use crate::base::addr::Endpoint;
 use crate::base::clock::Moment;
 use crate::base::wheel::TICK;
+use crate::observe::access::FailedTry;
 use crate::relay::duplex::Duplex;
 
 #[derive(Debug)]
@@ -14,6 +15,8 @@ pub(super) struct Relaying {
     pub(super) duplex: Duplex,
     pub(super) lease: Lease<Endpoint>,
     pub(super) tries: u32,
+    pub(super) queued: Duration,
+    pub(super) failed_tries: Box<[FailedTry]>,
     pub(super) connect: Duration,
     pub(super) connected_at: Moment,
     pub(super) first_byte: Option<Duration>,
@@ -45,12 +48,16 @@ impl Relaying {
             to_backend,
             lease,
             took,
+            queued,
             tries,
+            failed_tries,
         } = connected;
         Relaying {
             duplex: Duplex::new(client, backend, to_backend, now),
             lease,
             tries,
+            queued,
+            failed_tries: failed_tries.into(),
             connect: took,
             connected_at: now,
             first_byte: None,
