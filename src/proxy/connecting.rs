@@ -81,7 +81,6 @@ pub(super) struct Connected {
     pub(super) lease: Lease<Endpoint>,
     pub(super) took: Duration,
     pub(super) queued: Duration,
-    pub(super) tries: u32,
     pub(super) failed_tries: Vec<FailedTry>,
 }
 
@@ -408,7 +407,6 @@ impl Connecting {
             lease,
             took: cx.now.since(begun_at),
             queued: self.queued,
-            tries: self.candidates.tries(),
             failed_tries: self.failed_tries,
         })
     }
@@ -463,9 +461,16 @@ impl Connecting {
             Phase::Connect
         };
         self.leave_line(cx.now, None);
-        let backend = match &self.awaits {
-            Awaits::Backend(tried) => Some(tried.lease.member().name.as_str().into()),
-            _ => self.failed_tries.last().map(|last| last.backend.clone()),
+        let failed = self.failed_tries.len() as u32;
+        let (backend, tries) = match &self.awaits {
+            Awaits::Backend(tried) => {
+                let name = tried.lease.member().name.as_str();
+                (Some(name.into()), failed + 1)
+            }
+            _ => (
+                self.failed_tries.last().map(|last| last.backend.clone()),
+                failed,
+            ),
         };
         Outcome::Failed(Failed {
             client: self.client,
@@ -474,7 +479,7 @@ impl Connecting {
             detail,
             queued: self.queued,
             backend,
-            tries: self.candidates.tries(),
+            tries,
             failed_tries: self.failed_tries,
         })
     }

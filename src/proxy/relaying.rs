@@ -14,7 +14,6 @@ use crate::relay::duplex::Duplex;
 pub(super) struct Relaying {
     pub(super) duplex: Duplex,
     pub(super) lease: Lease<Endpoint>,
-    pub(super) tries: u32,
     pub(super) queued: Duration,
     pub(super) failed_tries: Box<[FailedTry]>,
     pub(super) connect: Duration,
@@ -49,13 +48,11 @@ impl Relaying {
             lease,
             took,
             queued,
-            tries,
             failed_tries,
         } = connected;
         Relaying {
             duplex: Duplex::new(client, backend, to_backend, now),
             lease,
-            tries,
             queued,
             failed_tries: failed_tries.into(),
             connect: took,
@@ -68,6 +65,11 @@ impl Relaying {
             settled: false,
             alarm_for: None,
         }
+    }
+
+    /// Backends tried, the one that was connected to among them.
+    pub(super) fn tries(&self) -> u32 {
+        self.failed_tries.len() as u32 + 1
     }
 
     /// Judges the silence so far. Bytes that a slow reader acknowledges count as life, though

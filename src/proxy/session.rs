@@ -320,7 +320,7 @@ impl Session {
                 termination,
                 detail,
                 backend: &relaying.lease.member().name,
-                tries: relaying.tries,
+                tries: relaying.tries(),
                 connect: Some(relaying.connect),
                 first_byte: relaying.first_byte,
                 bytes: (duplex.bytes_to_backend(), duplex.bytes_to_client()),
