@@ -10,6 +10,7 @@
 pub mod base {
     pub mod addr;
     pub mod clock;
+    pub mod drain;
     pub mod ending;
     pub mod wall;
     pub mod wheel;
@@ -97,8 +98,10 @@ pub mod proxy {
 
 /// Floor 6: threads and their life: workers, the control thread, reload, drain.
 pub mod runtime {
+    pub mod closing;
     pub mod control;
     mod descriptors;
+    pub mod draining;
     pub mod life;
     mod plan;
     pub mod probing;

@@ -10,7 +10,7 @@ use crate::balance::key::HashSeed;
 use crate::balance::pool::Pool;
 use crate::base::addr::{ClientAddr, Endpoint};
 use crate::base::ending::Termination;
-use crate::config::settings::Queue;
+use crate::config::settings::{Drain, Queue};
 
 /// One listener as a snapshot has it. Sessions keep the route they began with.
 #[derive(Debug)]
@@ -43,6 +43,7 @@ pub struct Upstream {
     /// Percent of the pool's connections, see [`Budget`](crate::balance::budget::Budget).
     pub retry_budget: u32,
     pub queue: Queue,
+    pub drain: Drain,
     pub seed: HashSeed,
     /// The same pool as the newest configuration has it.
     pub newest: Arc<Newest>,
