@@ -9,5 +9,6 @@ pub mod peer;
 pub mod process;
 pub mod record;
 pub mod script;
+pub mod segment;
 pub mod sockets;
 pub mod wait;

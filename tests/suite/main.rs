@@ -21,6 +21,7 @@ mod relay;
 mod reloads;
 mod resources;
 mod retries;
+mod scale_out;
 mod simulation;
 mod slow;
 mod syscalls;

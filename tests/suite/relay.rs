@@ -378,6 +378,7 @@ const SMALL_BUFFER: Options = Options {
     receive_buffer: Some(8192),
     send_buffer: None,
     source: None,
+    connect_timeout: None,
 };
 
 #[test]

@@ -138,7 +138,13 @@ fn an_accept_that_fails_is_tried_again_whatever_the_error() {
             workers: 1,
             ..Setup::over(&[backend.address])
         };
-        let mut lbd = Process::start_with(&setup, &Start { under: &under });
+        let mut lbd = Process::start_with(
+            &setup,
+            &Start {
+                under: &under,
+                ..Start::default()
+            },
+        );
         assert!(echoed(lbd.address), "{error}: not served, {}", lbd.errors());
         assert!(echoed(lbd.address), "{error}: not served the second time");
         assert!(lbd.is_alive(), "{error}: it gave up: {}", lbd.errors());
@@ -167,7 +173,13 @@ fn a_connect_that_fails_for_want_of_local_means_blames_no_backend() {
             ..Setup::over(&[backend.address])
         }
         .pool("ejection = { connect_failures = 1, base = \"60s\", max = \"60s\" }");
-        let mut lbd = Process::start_with(&setup, &Start { under: &under });
+        let mut lbd = Process::start_with(
+            &setup,
+            &Start {
+                under: &under,
+                ..Start::default()
+            },
+        );
         let served = (0..8).filter(|_| echoed(lbd.address)).count();
         assert!(
             (2..8).contains(&served),
@@ -242,7 +254,13 @@ fn bytes_arrive_whole_when_the_kernel_refuses_to_splice() {
             return;
         };
         let setup = Setup::over(&[backend.address]).listener("idle_timeout = \"10s\"");
-        let lbd = Process::start_with(&setup, &Start { under: &under });
+        let lbd = Process::start_with(
+            &setup,
+            &Start {
+                under: &under,
+                ..Start::default()
+            },
+        );
         let client = peer::client(lbd.address, &script);
         let served = backend.seen_once();
         let told = format!("{refusal}: {client:?} {served:?}");

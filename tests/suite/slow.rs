@@ -20,6 +20,7 @@ const TINY: Options = Options {
     receive_buffer: Some(4096),
     send_buffer: None,
     source: None,
+    connect_timeout: None,
 };
 
 /// B1: 100 kB a second through a window of 4 KiB, far longer than the idle limit.

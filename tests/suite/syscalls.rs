@@ -52,7 +52,13 @@ fn counted(test: &str, act: impl Fn(&Process, u64), times: u64) -> Option<BTreeM
             workers: 1,
             ..Setup::over(&[backend.address])
         };
-        let mut lbd = Process::start_with(&setup, &Start { under: &under });
+        let mut lbd = Process::start_with(
+            &setup,
+            &Start {
+                under: &under,
+                ..Start::default()
+            },
+        );
         act(&lbd, times);
         wait::until("all are written", || {
             lbd.records().len() as u64 >= times.min(1)

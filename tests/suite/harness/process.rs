@@ -29,6 +29,8 @@ pub struct Process {
 pub struct Start<'a> {
     /// Program and arguments put in front, such as strace or prlimit.
     pub under: &'a [String],
+    /// Where it listens, instead of a free port of the loopback device.
+    pub bind: Option<SocketAddr>,
 }
 
 impl Process {
@@ -38,14 +40,23 @@ impl Process {
 
     pub fn start_with(setup: &Setup, start: &Start<'_>) -> Process {
         let folder = tempfile::tempdir().unwrap();
-        let address = free_port();
+        let address = start.bind.unwrap_or_else(free_port);
         let setup = Setup {
             bind: address.to_string(),
             ..setup.clone()
         };
         let log = folder.path().join("access.log");
+        Process::launch(&setup.toml(log.to_str().unwrap()), address, folder, start)
+    }
+
+    /// From a configuration as it stands, which listens at this address.
+    pub fn start_text(config: &str, address: SocketAddr, start: &Start<'_>) -> Process {
+        Process::launch(config, address, tempfile::tempdir().unwrap(), start)
+    }
+
+    fn launch(text: &str, address: SocketAddr, folder: TempDir, start: &Start<'_>) -> Process {
         let config = folder.path().join("lb.toml");
-        fs::write(&config, setup.toml(log.to_str().unwrap())).unwrap();
+        fs::write(&config, text).unwrap();
         let mut words = start.under.to_vec();
         words.push(env!("CARGO_BIN_EXE_lbd").to_owned());
         let errors = fs::File::create(folder.path().join("stderr")).unwrap();
@@ -63,7 +74,7 @@ impl Process {
             if child.try_wait().unwrap().is_some() {
                 return Some(false);
             }
-            listens(address).then_some(true)
+            listens(own, address).then_some(true)
         });
         let errors = read(&folder.path().join("stderr"));
         assert_eq!(begun, Some(true), "lbd does not listen: {errors}");
@@ -157,14 +168,15 @@ pub fn read(file: &Path) -> String {
     text
 }
 
-/// Asks the kernel's table instead of connecting, so that no session comes of the question.
-fn listens(address: SocketAddr) -> bool {
+/// Asks the table of the process's network instead of connecting, so that no session comes of the question.
+fn listens(process: u32, address: SocketAddr) -> bool {
     let SocketAddr::V4(v4) = address else {
         panic!("{address} is no IPv4")
     };
     let number = u32::from_ne_bytes(v4.ip().octets());
     let wanted = format!(" {number:08X}:{:04X} 00000000:0000 0A ", v4.port());
-    fs::read_to_string("/proc/net/tcp").is_ok_and(|table| table.contains(&wanted))
+    fs::read_to_string(format!("/proc/{process}/net/tcp"))
+        .is_ok_and(|table| table.contains(&wanted))
 }
 
 /// The lbd that runs below another program.

@@ -17,6 +17,8 @@ pub struct Options {
     pub receive_buffer: Option<usize>,
     pub send_buffer: Option<usize>,
     pub source: Option<SocketAddr>,
+    /// How long a connect may take; else as long as the kernel tries.
+    pub connect_timeout: Option<Duration>,
 }
 
 /// Connects; blocks until that is done.
@@ -32,7 +34,10 @@ pub fn connect_with(to: SocketAddr, options: Options) -> std::io::Result<TcpStre
         sockopt::set_socket_reuseaddr(&socket, true)?;
         bind(&socket, &source)?;
     }
+    // A blocking connect gives up when a send would.
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, options.connect_timeout)?;
     connect(&socket, &to)?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, None)?;
     Ok(TcpStream::from(socket))
 }
 
