@@ -560,6 +560,7 @@ mod tests {
                 deadline: second,
                 closes_on_down: false,
             },
+            rebalance: 0,
             seed: HashSeed::new(""),
             newest: Arc::default(),
         })
