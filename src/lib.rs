@@ -45,6 +45,7 @@ pub mod balance {
     pub mod policy;
     pub mod pool;
     pub mod queue;
+    pub mod rebalance;
     mod slots;
     pub mod table;
 }
@@ -105,6 +106,7 @@ pub mod runtime {
     pub mod life;
     mod plan;
     pub mod probing;
+    mod rebalancing;
     pub mod sessions;
     pub mod shared;
     pub mod state;

@@ -44,6 +44,8 @@ pub struct Upstream {
     pub retry_budget: u32,
     pub queue: Queue,
     pub drain: Drain,
+    /// Idle sessions moved each second when a backend comes; 0 = none.
+    pub rebalance: u32,
     pub seed: HashSeed,
     /// The same pool as the newest configuration has it.
     pub newest: Arc<Newest>,

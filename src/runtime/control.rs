@@ -16,6 +16,7 @@ use super::descriptors;
 use super::draining::Draining;
 use super::plan::{Plan, Registry};
 use super::probing::Probing;
+use super::rebalancing::Rebalancing;
 use super::shared::{BindId, Message, Shared};
 use super::state::State;
 use super::worker::Worker;
@@ -130,6 +131,7 @@ pub struct Control {
     access: AccessLog,
     probing: Probing,
     draining: Draining,
+    rebalancing: Rebalancing,
     started_at: Moment,
     commands: mpsc::Receiver<Command>,
     /// Tells of a worker that ended.
@@ -161,6 +163,7 @@ impl Control {
             access,
             probing: Probing::default(),
             draining: Draining::default(),
+            rebalancing: Rebalancing::default(),
             started_at: Moment::now(),
             commands,
             ended,
@@ -274,7 +277,9 @@ impl Control {
     /// have made room for those who wait.
     fn make_round(&mut self) {
         let plan = &self.plan.upstreams;
-        self.draining.round(plan, &self.shared, Moment::now());
+        let now = Moment::now();
+        self.draining.round(plan, &self.shared, now);
+        self.rebalancing.round(plan, &self.shared, now);
         for upstream in &self.plan.upstreams {
             let queue = upstream.pool.queue();
             if queue.is_occupied() && upstream.pool.has_room(Moment::now()) {

@@ -119,6 +119,7 @@ fn upstream(pool: &settings::Pool, seed: &str, registry: &mut Registry) -> Arc<U
         retry_budget: pool.retry_budget,
         queue: pool.queue,
         drain: pool.drain,
+        rebalance: pool.rebalance,
         seed: HashSeed::new(seed),
         newest: newest.clone(),
     });

@@ -1,7 +1,9 @@
 //! Sessions that are to end: one after the other, idle ones first, all by the deadline.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -274,4 +276,68 @@ fn the_end_of_the_process_is_spread_over_the_drain_timeout() {
             ("drained", "shutdown")
         );
     }
+}
+
+#[test]
+fn a_backend_that_joins_gets_idle_sessions_of_the_fullest_at_a_capped_rate() {
+    const SESSIONS: u32 = 30;
+    let (_backends, setup) = two_backends();
+    let setup = setup.pool("policy = \"least_connections\"\nrebalance = 10");
+    let balancer = Balancer::start(&setup);
+    balancer.wish("b1", Wish::Drain);
+    let address = balancer.address();
+    let stop = AtomicBool::new(false);
+    let (first, last) = thread::scope(|scope| {
+        for _ in 0..SESSIONS {
+            scope.spawn(|| {
+                while !stop.load(SeqCst) {
+                    let mut client = TcpStream::connect(address).unwrap();
+                    client.set_read_timeout(Some(ms(20))).unwrap();
+                    assert!(echoes(&mut client));
+                    // An idle client that connects again when it is closed.
+                    while !stop.load(SeqCst) {
+                        match client.read(&mut [0]) {
+                            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                            _ => break,
+                        }
+                    }
+                }
+            });
+        }
+        wait::until("all are on the one backend", || {
+            balancer.backend("b0").0 == SESSIONS
+        });
+        balancer.wish("b1", Wish::Ready);
+        wait::until("the first has moved", || balancer.backend("b1").0 > 0);
+        let first = Instant::now();
+        wait::until("the sessions are shared", || {
+            balancer.backend("b1").0 >= SESSIONS * 9 / 20
+        });
+        let last = Instant::now();
+        // Balanced: nobody is closed any more.
+        let moved = balancer.records().len();
+        let patience = wait::within(ms(1500), || {
+            (balancer.records().len() > moved + 2).then_some(())
+        });
+        assert!(patience.is_none(), "more are closed");
+        stop.store(true, SeqCst);
+        (first, last)
+    });
+    let took = last - first;
+    assert!(took > ms(900), "13 in {took:?}, at ten a second");
+    wait::until("all are over", || balancer.active() == 0);
+    let records = balancer.records();
+    let moved = records
+        .iter()
+        .filter(|record| record.text("detail") == "rebalance");
+    assert!(
+        moved
+            .clone()
+            .all(|record| record.termination() == "drained")
+    );
+    let moved = moved.count() as u32;
+    assert!(
+        (SESSIONS * 9 / 20..=SESSIONS / 2 + 2).contains(&moved),
+        "{moved}"
+    );
 }
