@@ -61,6 +61,11 @@ impl Exchange {
         self.unsent == 0
     }
 
+    /// Bytes of the response that are still to come.
+    pub(crate) fn unread(&self) -> u64 {
+        self.unread
+    }
+
     /// Goes on with the request.
     pub(crate) fn send(&mut self, socket: impl AsFd, scratch: &Scratch) -> io::Result<Awaiting> {
         while self.unsent > 0 {

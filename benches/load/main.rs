@@ -4,6 +4,9 @@
 #![forbid(unsafe_code)]
 
 mod bulk;
+mod call;
+mod churn;
+mod crowd;
 mod cycle;
 mod events;
 mod exchange;
@@ -13,6 +16,7 @@ mod machine;
 mod measure;
 mod net;
 mod open;
+
 mod quiet;
 mod report;
 mod rr;
@@ -40,6 +44,10 @@ enum Command {
     Open(open::Args),
     /// Closed loop of connect, one request, response, close.
     Cycle(cycle::Args),
+    /// Open loop of connect, one request, response, close; says how each failure failed.
+    Churn(churn::Args),
+    /// Many clients at the same moment, each with one request; in which order they are served.
+    Crowd(crowd::Args),
     /// As many bytes as possible in one direction.
     Bulk(bulk::Args),
     /// Opens connections, uses each once, and holds them.
@@ -56,6 +64,8 @@ fn main() -> ExitCode {
         Command::Rr(args) => rr::run(args),
         Command::Open(args) => open::run(args),
         Command::Cycle(args) => cycle::run(args),
+        Command::Churn(args) => churn::run(args),
+        Command::Crowd(args) => crowd::run(args),
         Command::Bulk(args) => bulk::run(args),
         Command::Idle(args) => idle::run(args),
         Command::Quiet(args) => quiet::run(args),

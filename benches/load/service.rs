@@ -2,8 +2,10 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 
 use crate::events::Interest;
 use crate::exchange::{CHUNK_BYTES, Scratch, Shape, chunk};
@@ -32,7 +34,28 @@ pub(crate) struct Service {
     response_bytes: u64,
     close_after_response: bool,
     source_bytes: u64,
+    delay: Duration,
+    name: u8,
+    numbers: Option<AtomicU64>,
 }
+
+/// What else an echo can do, so that failures can be told apart.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Traits {
+    /// Wait so long before each response, whatever else there is to do (echo).
+    #[arg(long, default_value_t = 0)]
+    pub(crate) delay_us: u64,
+    /// The letter that responses consist of, to tell servers apart (echo).
+    #[arg(long, default_value_t = 'x')]
+    pub(crate) name: char,
+    /// Responses begin with the number of the connection, as they were accepted: 8 bytes big
+    /// endian. Strict with one thread only (echo, one response for each connection).
+    #[arg(long)]
+    pub(crate) numbered: bool,
+}
+
+/// Bytes of the number that a numbered response begins with.
+pub(crate) const NUMBER_BYTES: usize = 8;
 
 /// How far a connection is.
 #[derive(Debug, Default)]
@@ -42,6 +65,10 @@ pub(crate) struct Visit {
     /// Bytes still to be sent.
     owed: u64,
     answered: bool,
+    /// The response that is owed has had its delay.
+    waited: bool,
+    /// Which connection of the server it is.
+    number: u64,
     /// How much of the blank line that ends an HTTP head the last bytes were.
     blank_matched: usize,
 }
@@ -49,6 +76,8 @@ pub(crate) struct Visit {
 #[derive(Debug)]
 pub(crate) enum Next {
     Await(Interest),
+    /// Go on after the service's delay, and not before.
+    Later,
     Hold,
     Close,
 }
@@ -59,12 +88,19 @@ impl Service {
         shape: Shape,
         close_after_response: bool,
         bytes: Option<u64>,
-    ) -> Self {
+        traits: Traits,
+    ) -> io::Result<Self> {
+        let Ok(name) = u8::try_from(traits.name) else {
+            return Err(io::Error::other("a name is one letter"));
+        };
+        if traits.numbered && shape.response_bytes < NUMBER_BYTES as u64 {
+            return Err(io::Error::other("a numbered response has 8 bytes at least"));
+        }
         let response = match kind {
             Kind::Http => http_response(shape.response_bytes, close_after_response),
             _ => Vec::new(),
         };
-        Self {
+        Ok(Self {
             kind,
             request_bytes: shape.request_bytes,
             response_bytes: match kind {
@@ -74,12 +110,31 @@ impl Service {
             response,
             close_after_response,
             source_bytes: bytes.unwrap_or(u64::MAX),
+            delay: Duration::from_micros(traits.delay_us),
+            name,
+            numbers: traits.numbered.then(AtomicU64::default),
+        })
+    }
+
+    pub(crate) fn delay(&self) -> Duration {
+        self.delay
+    }
+
+    /// For a connection just accepted.
+    pub(crate) fn visit(&self) -> Visit {
+        Visit {
+            number: self
+                .numbers
+                .as_ref()
+                .map_or(0, |numbers| numbers.fetch_add(1, Relaxed)),
+            ..Visit::default()
         }
     }
 
     /// Buffers for one thread, filled with what this service sends.
     pub(crate) fn scratch(&self) -> Scratch {
         let mut scratch = Scratch::new();
+        scratch.outgoing.fill(self.name);
         if !self.response.is_empty() {
             scratch.outgoing.clone_from(&self.response);
         }
@@ -114,6 +169,16 @@ impl Service {
                 Moved::WouldBlock => {}
             }
         }
+        if visit.owed > 0 && !visit.waited && !self.delay.is_zero() {
+            visit.waited = true;
+            return Ok(Next::Later);
+        }
+        if visit.owed > 0 && self.numbers.is_some() && !visit.answered {
+            // The socket's buffer is empty: eight bytes always fit.
+            send_some(socket, &visit.number.to_be_bytes())?;
+            visit.owed -= NUMBER_BYTES as u64;
+            visit.answered = true;
+        }
         while visit.owed > 0 {
             // Responses begin where the last one ended; one is longer than the buffer or fits.
             let at = self.response_offset(visit.owed);
@@ -123,6 +188,7 @@ impl Service {
             }
             visit.answered = true;
         }
+        visit.waited = false;
         if visit.answered && self.close_after_response {
             return Ok(Next::Close);
         }
