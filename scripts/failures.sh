@@ -45,7 +45,9 @@ main() {
     read_options "$@"
     build
     own_network "$@"
-    ulimit -n "$(ulimit -Hn)"
+    # Two descriptors for each client, and some.
+    ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)"
+    CONNECTIONS=$((($(ulimit -n) - 2000) / 2))
     DIR=${keep:-$(mktemp -d)}
     mkdir -p "$DIR"
     : >"$DIR/rows"
@@ -141,6 +143,7 @@ measure_failover() {
         churn "$FAILOVER_END" &
         begun=$(now)
         local client=$!
+        PIDS+=("$client")
         sleep_until "$begun" $FAILOVER_KILL
         kill_backend b
         sleep_until "$begun" $FAILOVER_RESTART
@@ -201,6 +204,7 @@ measure_blackhole() {
         start_system "$system" round_robin
         churn "$BLACKHOLE_RUN_END" &
         local client=$!
+        PIDS+=("$client")
         begun=$(now)
         sleep_until "$begun" $BLACKHOLE_BEGIN
         drop_syns_to "${BACKEND_PORT[b]}"
@@ -270,6 +274,10 @@ measure_mixed() {
 measure_queue() {
     local system json before after
     PROBES=
+    if ((clients > CONNECTIONS)); then
+        note "descriptors are enough for $CONNECTIONS clients in the queue, not for $clients"
+        clients=$CONNECTIONS
+    fi
     row queue system clients ok failed all_ms 'inverted pairs' overtaking 'places off p50/p99/max' \
         'switches/client' 'epoll_wait' 'eventfd write' read
     for system in "${SYSTEMS[@]}"; do
@@ -391,7 +399,7 @@ lbd_config() {
     cat <<END
 [global]
 workers = 2
-max_connections = 12000
+max_connections = $CONNECTIONS
 [log]
 level = "warn"
 access = "$access"
@@ -425,7 +433,7 @@ haproxy_config() {
     cat <<END
 global
     nbthread 2
-    maxconn 9900
+    maxconn $CONNECTIONS
 defaults
     mode tcp
     timeout connect 500ms
@@ -457,7 +465,7 @@ daemon off;
 worker_processes 2;
 worker_rlimit_nofile $(ulimit -n);
 pid $DIR/nginx.pid;
-error_log $DIR/nginx.err crit;
+error_log $DIR/nginx.err error;
 events {
     worker_connections 16384;
     multi_accept on;
@@ -500,7 +508,7 @@ now() { echo "$EPOCHREALTIME"; }
 # So many seconds after a moment.
 sleep_until() {
     sleep "$(awk -v then="$1" -v after="$2" -v now="$(now)" \
-        'BEGIN {left = then + after - now; print left > 0 ? left : 0}')"
+        'BEGIN {left = then + after - now; print (left > 0 ? left : 0)}')"
 }
 
 until_true() {
