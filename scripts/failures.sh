@@ -4,7 +4,7 @@
 #
 #   scripts/failures.sh [--only failover,blackhole,mixed,queue] [--systems lbd,haproxy,nginx]
 #                       [--policies round_robin,two_choices,...] [--rate N] [--clients N]
-#                       [--lbd PATH] [--load PATH] [--keep DIR]
+#                       [--workers N] [--lbd PATH] [--load PATH] [--keep DIR]
 #
 #   failover   three backends, connections at a fixed rate (connect, request, response, close);
 #              one backend is killed with -9, started again, killed again. "live": failed, and begun
@@ -29,6 +29,7 @@ systems=lbd,haproxy,nginx
 policies=round_robin,least_connections,two_choices,random,least_latency
 rate=2000
 clients=10000
+workers=2
 lbd=
 load=
 keep=
@@ -76,6 +77,7 @@ read_options() {
         --policies) policies=$2 ;;
         --rate) rate=$2 ;;
         --clients) clients=$2 ;;
+        --workers) workers=$2 ;;
         --lbd) lbd=$2 ;;
         --load) load=$2 ;;
         --keep) keep=$2 ;;
@@ -394,11 +396,15 @@ start() {
 
 lbd_config() {
     local access=off policy=$1 name
-    [[ -z $keep ]] || access=$DIR/lbd.access
-    [[ $policy == queue ]] && policy=round_robin
+    # Its writes are no wake-ups.
+    if [[ $policy == queue ]]; then
+        policy=round_robin
+    elif [[ -n $keep ]]; then
+        access=$DIR/lbd.access
+    fi
     cat <<END
 [global]
-workers = 2
+workers = $workers
 max_connections = $CONNECTIONS
 [log]
 level = "warn"
@@ -432,7 +438,7 @@ haproxy_config() {
     [[ $1 != queue ]] || more="maxconn $QUEUE_LIMIT maxqueue 0"
     cat <<END
 global
-    nbthread 2
+    nbthread $workers
     maxconn $CONNECTIONS
 defaults
     mode tcp
@@ -462,7 +468,7 @@ nginx_config() {
     done
     cat <<END
 daemon off;
-worker_processes 2;
+worker_processes $workers;
 worker_rlimit_nofile $(ulimit -n);
 pid $DIR/nginx.pid;
 error_log $DIR/nginx.err error;
