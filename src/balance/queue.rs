@@ -85,8 +85,9 @@ impl Queue {
         })
     }
 
-    /// A lease was given back, or a backend may have come: calls the client that has waited longest. One load while nobody
-    /// waits, which has to follow the release in one order over all threads.
+    /// A lease was given back, or a backend may have come: calls the client that has waited
+    /// longest. One load while nobody waits, which has to follow the release in one order over all
+    /// threads.
     #[inline]
     pub(super) fn released(&self) {
         if self.waiting.load(SeqCst) != 0 {
@@ -152,13 +153,23 @@ impl Place {
     }
 
     /// The client has its backend. `more`: there is room for another one.
+    ///
+    /// Others who were called and have not chosen yet will see that room: calling one more for it
+    /// would wake it in vain, and let it overtake those who have to stand back.
     pub fn served(mut self, more: bool) {
         debug_assert!(self.called);
         // Its call is used up, so leaving need not pass it on.
         self.used = true;
         let queue = Arc::clone(&self.queue);
-        let owed = std::mem::take(&mut queue.line().owed);
-        drop(self);
+        let mut line = queue.line();
+        let left = queue.waiting.fetch_sub(1, SeqCst) - 1;
+        if left as usize > line.standing.len() {
+            // One of them may have looked before that room was made.
+            line.owed |= more;
+            return;
+        }
+        let owed = std::mem::take(&mut line.owed);
+        drop(line);
         if more || owed {
             queue.released();
         }
@@ -168,11 +179,14 @@ impl Place {
 /// A client that leaves when it was called passes the call on.
 impl Drop for Place {
     fn drop(&mut self) {
+        if self.used {
+            return;
+        }
         let mut line = self.queue.line();
         let stood = line.standing.remove(&self.number).is_some();
         self.queue.waiting.fetch_sub(1, SeqCst);
         drop(line);
-        if !stood && !self.used {
+        if !stood {
             self.queue.released();
         }
     }
@@ -221,6 +235,26 @@ mod tests {
         }
         queue.released();
         assert!(called.try_iter().next().is_none());
+    }
+
+    #[test]
+    fn room_that_others_were_called_for_calls_nobody_else() {
+        let (queue, wake, called) = queue();
+        let mut places: Vec<Place> = (0..9).map(|it| stand(&queue, &wake, it)).collect();
+        for _ in 0..3 {
+            queue.released();
+        }
+        assert_eq!(called.try_iter().collect::<Vec<_>>(), [0, 1, 2]);
+        for more in [true, true] {
+            let mut place = places.remove(0);
+            assert!(place.is_called());
+            place.served(more);
+            assert!(called.try_iter().next().is_none());
+        }
+        // The last one called looks after what was seen meanwhile.
+        assert!(places[0].is_called());
+        places.remove(0).served(false);
+        assert_eq!(called.try_iter().collect::<Vec<_>>(), [3]);
     }
 
     #[test]

@@ -158,8 +158,7 @@ impl Desk {
     pub fn send(&self, message: Message) {
         let mut inbox = self.lock();
         if !inbox.closed {
-            inbox.messages.push(message);
-            self.ring();
+            self.leave(&mut inbox, message);
         }
     }
 
@@ -169,8 +168,7 @@ impl Desk {
         if inbox.closed || inbox.messages.len() >= INBOX_MAX {
             return Err(arrival);
         }
-        inbox.messages.push(Message::Arrival(arrival));
-        self.ring();
+        self.leave(&mut inbox, Message::Arrival(arrival));
         Ok(())
     }
 
@@ -181,9 +179,14 @@ impl Desk {
         inbox.closed
     }
 
-    fn ring(&self) {
-        // Fails only when the counter is full, and then the worker is awake.
-        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+    /// The first message rings for all that come until the worker takes them: it stills the bell
+    /// before it takes.
+    fn leave(&self, inbox: &mut Inbox, message: Message) {
+        inbox.messages.push(message);
+        if inbox.messages.len() == 1 {
+            // Fails only when the counter is full, and then the worker is awake.
+            let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+        }
     }
 
     /// Takes all messages and stills the bell.
