@@ -14,6 +14,9 @@
 #   mixed      one of three backends is ten times slower: latencies by policy of lbd.
 #   queue      10 000 clients at once for one backend that takes 100: the order of service
 #              against that of arrival, lbd's context switches, and its system calls (strace).
+#              The backend numbers who comes. A few places off are not the queue's doing: the
+#              kernel spreads clients over the workers (--workers 1 does without), and a backend
+#              notices a client whose request rides on the handshake a little later.
 #
 # Runs in a network of its own (unshare), so that nothing else is touched; without the right to
 # that on this machine's loopback, and without `blackhole`. Every process is ended by its pid.
