@@ -284,7 +284,7 @@ measure_queue() {
         clients=$CONNECTIONS
     fi
     row queue system clients ok failed all_ms 'inverted pairs' overtaking 'places off p50/p99/max' \
-        'switches/client' 'epoll_wait' 'eventfd write' read
+        'switches/client' 'epoll_wait' 'write (eventfd)' read
     for system in "${SYSTEMS[@]}"; do
         [[ $system == nginx ]] && continue
         note "queue: $system"

@@ -200,3 +200,30 @@ impl Desk {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rings(desk: &Desk) -> u64 {
+        let mut count = [0; 8];
+        rustix::io::read(desk.bell(), &mut count).map_or(0, |_| u64::from_ne_bytes(count))
+    }
+
+    #[test]
+    fn one_ring_is_for_all_messages_until_they_are_taken() {
+        let desk = Desk::new().unwrap();
+        for _ in 0..2 {
+            desk.wake(1);
+            desk.wake(2);
+            desk.wake(3);
+            assert_eq!(rings(&desk), 1);
+            // Comes after the bell was stilled, and is taken all the same.
+            desk.wake(4);
+            assert_eq!(desk.take().len(), 4);
+            assert_eq!(rings(&desk), 0);
+        }
+        desk.wake(5);
+        assert_eq!(rings(&desk), 1, "nobody would take it");
+    }
+}

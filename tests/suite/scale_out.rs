@@ -213,7 +213,7 @@ fn a_client_keeps_its_backend_when_the_address_is_moved_by_hand() {
     child::in_own_network(name, || {
         let network = Network::new();
         let instances = [0, 1].map(|at| {
-            network.nodes[at].set("net.ipv4.ip_nonlocal_bind=1");
+            network.nodes[at].set("ipv4/ip_nonlocal_bind", "1");
             network.start(at, SHARED, &hashing("one"))
         });
         let [first, second] = &network.nodes;

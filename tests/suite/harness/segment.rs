@@ -77,9 +77,10 @@ impl Node {
         String::from_utf8_lossy(&shown.stdout).contains(&format!(" {address}/"))
     }
 
-    /// A kernel setting of this machine's network.
-    pub fn set(&self, setting: &str) {
-        run(self.command("sysctl").args(["-q", "-w", setting]));
+    /// A kernel setting of this machine's network, such as `ipv4/ip_nonlocal_bind`.
+    pub fn set(&self, setting: &str, value: &str) {
+        let line = format!("echo {value} > /proc/sys/net/{setting}");
+        run(self.command("sh").args(["-c", &line]));
     }
 }
 
