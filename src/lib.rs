@@ -32,7 +32,8 @@ pub mod observe {
     pub mod log;
 }
 
-/// Floor 2: which backend is taken, and why; pure: no sockets, no clock, no threads of its own.
+/// Floor 2: who is let in, which backend is taken, and why; pure: no sockets, no clock, no threads
+/// of its own.
 pub mod balance {
     pub mod backend;
     pub mod chance;
@@ -40,9 +41,11 @@ pub mod balance {
     pub mod key;
     mod lease;
     pub mod live;
+    pub mod networks;
     pub mod policy;
     pub mod pool;
     mod slots;
+    pub mod sources;
     pub mod table;
 }
 
