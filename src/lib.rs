@@ -53,6 +53,7 @@ pub mod balance {
 pub mod config {
     mod address;
     mod check;
+    mod check_admission;
     mod check_listener;
     mod check_pool;
     mod duration;
@@ -63,6 +64,7 @@ pub mod config {
     pub mod load;
     pub mod mistakes;
     mod names;
+    mod network;
     pub mod print;
     mod reader;
     pub mod settings;
@@ -89,6 +91,7 @@ pub mod relay {
 /// Floor 5: sessions: one client, its backend, its record.
 pub mod proxy {
     mod account;
+    pub mod admission;
     mod connecting;
     pub mod context;
     mod relaying;

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::account::{Account, Closing};
+use super::admission::Admission;
 use super::connecting::{Connecting, Failed, Outcome};
 use super::context::Context;
 use super::relaying::{Relaying, Silence};
-use super::route::{Admission, Route, Upstream};
+use super::route::{Route, Upstream};
 use crate::base::addr::{ClientAddr, Side};
 use crate::base::clock::Moment;
 use crate::base::ending::{Phase, RelayPath, Termination};
@@ -73,8 +74,10 @@ impl Session {
             route,
             accepted_at,
         } = arrival;
-        let (admission, refused) =
-            Admission::enter(cx.process, &route.tally, route.limits.max_connections);
+        let (admission, refused) = match Admission::enter(cx.process, &route, client, cx.now) {
+            Ok(admission) => (Some(admission), None),
+            Err(refusal) => (None, Some(refusal)),
+        };
         let upstream = route.upstream.clone();
         let account = Account {
             route,
@@ -87,11 +90,11 @@ impl Session {
             account,
             stage: None,
         };
-        if let Some(termination) = refused {
+        if let Some(refusal) = refused {
             let failed = Failed {
                 client: peer,
-                termination,
-                detail: "",
+                termination: refusal.termination,
+                detail: refusal.detail,
                 backend: None,
                 tries: 0,
             };
