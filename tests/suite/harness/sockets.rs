@@ -21,6 +21,13 @@ pub struct Options {
 
 /// Connects; blocks until that is done.
 pub fn connect_with(to: SocketAddr, options: Options) -> std::io::Result<TcpStream> {
+    let socket = prepared(to, options)?;
+    connect(&socket, &to)?;
+    Ok(TcpStream::from(socket))
+}
+
+/// What is to be connected, so that its own address is known even if the connect fails.
+pub fn prepared(to: SocketAddr, options: Options) -> std::io::Result<OwnedFd> {
     let socket = new_socket(to, SocketFlags::CLOEXEC)?;
     if let Some(bytes) = options.receive_buffer {
         sockopt::set_socket_recv_buffer_size(&socket, bytes)?;
@@ -32,8 +39,7 @@ pub fn connect_with(to: SocketAddr, options: Options) -> std::io::Result<TcpStre
         sockopt::set_socket_reuseaddr(&socket, true)?;
         bind(&socket, &source)?;
     }
-    connect(&socket, &to)?;
-    Ok(TcpStream::from(socket))
+    Ok(socket)
 }
 
 /// A listener whose accepted sockets have these buffers.
