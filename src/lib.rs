@@ -36,6 +36,7 @@ pub mod observe {
 /// of its own.
 pub mod balance {
     pub mod backend;
+    pub mod budget;
     pub mod chance;
     pub mod health;
     pub mod key;
@@ -44,6 +45,7 @@ pub mod balance {
     pub mod networks;
     pub mod policy;
     pub mod pool;
+    pub mod queue;
     mod slots;
     pub mod sources;
     pub mod table;

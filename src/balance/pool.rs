@@ -7,11 +7,13 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::backend::{Availability, State, Verdict, Wish, availability};
+use super::budget::Budget;
 use super::health::Ejection;
 use super::key::HashSeed;
 pub use super::lease::{Candidates, Lease, TRIES_MAX};
 use super::live::Live;
 use super::policy::{Policy, PolicyKind, Run, Seat};
+use super::queue::Queue;
 use super::slots::Slots;
 use super::table::Table;
 use crate::base::clock::Moment;
@@ -46,6 +48,8 @@ pub struct PoolSpec<T> {
     pub probed: bool,
     /// `global.hash_seed`.
     pub seed: String,
+    /// Leases of all members together, exact over all threads and reloads; 0 = no limit.
+    pub max_connections: u32,
     /// At most [`MEMBERS_MAX`].
     pub members: Vec<MemberSpec<T>>,
 }
@@ -65,7 +69,9 @@ pub struct Pool<T> {
     pub(super) slots: Slots,
     /// By priority; those of weight 0 are in none.
     pub(super) tiers: Box<[Tier]>,
-    table: Arc<Table>,
+    pub(super) table: Arc<Table>,
+    /// [`u32::MAX`] = no limit.
+    pub(super) limit: u32,
     /// Until then (in microseconds) as many members are ejected as may be.
     ejections_full_until: AtomicU64,
 }
@@ -94,6 +100,7 @@ impl<T> Pool<T> {
             ejection,
             probed,
             seed,
+            max_connections,
             members,
         } = spec;
         assert!(
@@ -130,6 +137,11 @@ impl<T> Pool<T> {
             slots,
             tiers,
             table,
+            limit: if max_connections == 0 {
+                u32::MAX
+            } else {
+                max_connections
+            },
             ejections_full_until: AtomicU64::new(0),
         }
     }
@@ -177,14 +189,30 @@ impl<T> Pool<T> {
         )
     }
 
+    /// Leases held of any member, past and present ones of this pool's name.
+    pub fn active(&self) -> u32 {
+        self.table.active()
+    }
+
+    /// Clients that wait until a member has room.
+    pub fn queue(&self) -> &Arc<Queue> {
+        self.table.queue()
+    }
+
+    pub fn budget(&self) -> &Budget {
+        self.table.budget()
+    }
+
     /// For the probes.
     pub fn set_verdict(&self, index: usize, verdict: Verdict) {
         self.live(index).hot.set_verdict(verdict);
+        self.queue().released();
     }
 
     /// For the operator.
     pub fn set_wish(&self, index: usize, wish: Wish) {
         self.live(index).hot.set_wish(wish);
+        self.queue().released();
     }
 
     /// Counts a failed connect, which may be the one that ejects the member.

@@ -11,7 +11,8 @@ use crate::balance::sources::SourceLimits;
 use crate::config::duration;
 use crate::config::expand;
 use crate::config::settings::{
-    AccessTarget, Backend, Health, HttpProbe, Listener, LogFormat, LogLevel, Pool, Probe, Settings,
+    AccessTarget, Backend, Drain, Health, HttpProbe, Listener, LogFormat, LogLevel, Pool, Probe,
+    Queue, Settings,
 };
 
 /// A text that [`load_text`](crate::config::load::load_text) reads as equal settings, provided that
@@ -93,6 +94,10 @@ fn print_pool(out: &mut Text, pool: &Pool) {
     out.string("hash_key", "source_ip");
     out.duration("connect_timeout", pool.connect_timeout);
     out.line("retries", pool.retries);
+    out.line("retry_budget", pool.retry_budget);
+    out.line("max_connections", pool.max_connections);
+    out.line("queue", queue(&pool.queue));
+    out.line("drain", drain(&pool.drain));
     out.line("ejection", ejection(&pool.ejection));
     print_health(out, &pool.health);
     for backend in &pool.backends {
@@ -188,6 +193,31 @@ fn per_source(limits: &SourceLimits) -> String {
         limits.rate.map_or(0, |rate| rate.burst),
         limits.prefixes.v4,
         limits.prefixes.v6,
+    )
+}
+
+fn queue(queue: &Queue) -> String {
+    format!(
+        "{{ length = {}, timeout = {}, on_half_close = {} }}",
+        queue.length,
+        quoted(&duration::format(queue.timeout)),
+        quoted(if queue.stays_half_closed {
+            "stay"
+        } else {
+            "leave"
+        }),
+    )
+}
+
+fn drain(drain: &Drain) -> String {
+    format!(
+        "{{ deadline = {}, on_down = {} }}",
+        quoted(&duration::format(drain.deadline)),
+        quoted(if drain.closes_on_down {
+            "close"
+        } else {
+            "keep"
+        }),
     )
 }
 

@@ -9,7 +9,7 @@ use super::admission::Admission;
 use super::connecting::{Connecting, Failed, Outcome};
 use super::context::Context;
 use super::relaying::{Relaying, Silence};
-use super::route::{Route, Upstream};
+use super::route::Route;
 use crate::base::addr::{ClientAddr, Side};
 use crate::base::clock::Moment;
 use crate::base::ending::{Phase, RelayPath, Termination};
@@ -93,12 +93,15 @@ impl Session {
         if let Some(refusal) = refused {
             let failed = Failed {
                 client: peer,
+                phase: Phase::Preface,
                 termination: refusal.termination,
                 detail: refusal.detail,
+                queued: Duration::ZERO,
                 backend: None,
                 tries: 0,
+                failed_tries: Vec::new(),
             };
-            session.fail(Phase::Preface, failed, cx);
+            session.fail(failed, cx);
             return None;
         }
         let key = upstream.key(client);
@@ -115,9 +118,7 @@ impl Session {
             relaying.duplex.notice(side, readiness);
             return self.relay(cx);
         }
-        self.connect(cx, |connecting, upstream, cx| {
-            connecting.notice(side, readiness, upstream, cx)
-        })
+        self.connect(cx, |connecting, cx| connecting.notice(side, readiness, cx))
     }
 
     /// The turn asked for with [`Next::Again`].
@@ -125,6 +126,14 @@ impl Session {
         match self.stage {
             Some(Stage::Relaying(_)) => self.relay(cx),
             _ => Next::Waits,
+        }
+    }
+
+    /// The pool's queue calls.
+    pub fn called(&mut self, cx: &mut Context<'_>) -> Next {
+        match self.stage {
+            Some(Stage::Relaying(_)) => Next::Waits,
+            _ => self.connect(cx, Connecting::called),
         }
     }
 
@@ -140,8 +149,8 @@ impl Session {
     pub fn kill(&mut self, termination: Termination, cx: &mut Context<'_>) {
         match self.stage.take() {
             Some(Stage::Connecting(connecting)) => {
-                if let Outcome::Failed(failed) = connecting.failed(termination, "") {
-                    self.fail(Phase::Connect, failed, cx);
+                if let Outcome::Failed(failed) = connecting.failed(termination, "", cx) {
+                    self.fail(failed, cx);
                 }
             }
             stage => {
@@ -164,6 +173,8 @@ impl Session {
                 first_byte: None,
                 bytes: (0, 0),
                 path: RelayPath::None,
+                queue: Duration::ZERO,
+                failed_tries: &[],
             },
             cx,
         );
@@ -173,12 +184,11 @@ impl Session {
     fn connect(
         &mut self,
         cx: &mut Context<'_>,
-        step: impl FnOnce(Connecting, &Arc<Upstream>, &mut Context<'_>) -> Outcome,
+        step: impl FnOnce(Connecting, &mut Context<'_>) -> Outcome,
     ) -> Next {
         match self.stage.take() {
             Some(Stage::Connecting(connecting)) => {
-                let upstream = self.account.route.upstream.clone();
-                let outcome = step(*connecting, &upstream, cx);
+                let outcome = step(*connecting, cx);
                 self.go_on(outcome, cx)
             }
             stage => {
@@ -199,7 +209,7 @@ impl Session {
                 self.relay(cx)
             }
             Outcome::Failed(failed) => {
-                self.fail(Phase::Connect, failed, cx);
+                self.fail(failed, cx);
                 Next::Over
             }
         }
@@ -313,7 +323,7 @@ impl Session {
                 termination,
                 detail,
                 backend: &relaying.lease.member().name,
-                tries: relaying.tries,
+                tries: relaying.tries(),
                 connect: Some(relaying.connect),
                 first_byte: relaying.first_byte,
                 bytes: (duplex.bytes_to_backend(), duplex.bytes_to_client()),
@@ -322,6 +332,8 @@ impl Session {
                 } else {
                     RelayPath::Copy
                 },
+                queue: relaying.queued,
+                failed_tries: &relaying.failed_tries,
             },
             cx,
         );
@@ -329,21 +341,21 @@ impl Session {
 
     /// The client goes without having had a backend: by reset, because nothing has ended that an
     /// orderly close could speak of.
-    fn fail(&mut self, phase: Phase, failed: Failed, cx: &mut Context<'_>) {
+    fn fail(&mut self, failed: Failed, cx: &mut Context<'_>) {
         failed.client.close_by_reset();
-        let route = self.account.route.clone();
-        let members = route.upstream.pool.members();
         self.account.close(
             Closing {
-                phase,
+                phase: failed.phase,
                 termination: failed.termination,
                 detail: failed.detail,
-                backend: failed.backend.map_or("", |index| &members[index].name),
+                backend: failed.backend.as_deref().unwrap_or(""),
                 tries: failed.tries,
                 connect: None,
                 first_byte: None,
                 bytes: (0, 0),
                 path: RelayPath::None,
+                queue: failed.queued,
+                failed_tries: &failed.failed_tries,
             },
             cx,
         );

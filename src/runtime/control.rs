@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::descriptors;
 use super::plan::{Plan, Registry};
@@ -27,6 +27,9 @@ use crate::observe::access::AccessLog;
 
 /// Requests that may wait for the control loop.
 const COMMANDS_MAX: usize = 64;
+
+/// How often the control loop looks after what no event tells of.
+const ROUND: Duration = Duration::from_millis(250);
 
 /// A request to the control loop.
 #[derive(Debug)]
@@ -200,6 +203,8 @@ impl Control {
         self.probing.apply(&self.settings, &self.plan);
         let mut force_at: Option<Instant> = None;
         let mut result = Ok(());
+        let mut round = interval(ROUND);
+        round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while self.running > 0 {
             let forced = async {
                 match force_at {
@@ -229,6 +234,7 @@ impl Control {
                     Command::Stop => self.tell_workers(|| Message::Stop),
                     command => self.serve(command),
                 },
+                _ = round.tick() => self.make_round(),
                 () = forced => {
                     self.tell_workers(|| Message::Stop);
                     force_at = None;
@@ -241,6 +247,16 @@ impl Control {
         }
         self.access.shut_down();
         result
+    }
+
+    /// What nobody tells of: an ejection that ended may have made room for those who wait.
+    fn make_round(&self) {
+        for upstream in &self.plan.upstreams {
+            let queue = upstream.pool.queue();
+            if queue.is_occupied() && upstream.pool.has_room(Moment::now()) {
+                queue.call();
+            }
+        }
     }
 
     fn serve(&mut self, command: Command) {

@@ -29,6 +29,12 @@ pub struct ListenerState {
 pub struct PoolState {
     pub name: String,
     pub policy: PolicyKind,
+    /// Connections to all backends, also to those that are in the pool no more.
+    pub active: u32,
+    /// Clients that wait for room.
+    pub queued: u32,
+    /// Retries that the budget did not grant.
+    pub retries_refused: u64,
     pub backends: Vec<BackendState>,
 }
 
@@ -103,6 +109,9 @@ fn pool(upstream: &Upstream, probing: &Probing, now: Moment) -> PoolState {
     PoolState {
         name: pool.name().to_owned(),
         policy: pool.policy(),
+        active: pool.active(),
+        queued: pool.queue().waiting(),
+        retries_refused: pool.budget().refused_total(),
         backends: backends.collect(),
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::sessions::{Sessions, Source};
 use super::shared::{BindId, Desk, Message, Shared};
 use crate::balance::chance::Chance;
+use crate::balance::queue::Wake;
 use crate::base::addr::ClientAddr;
 use crate::base::clock::Moment;
 use crate::base::ending::Termination;
@@ -68,6 +69,7 @@ struct Kit {
     pipes: Pipes,
     chance: Chance,
     log: LineWriter,
+    bell: Arc<dyn Wake>,
 }
 
 impl Kit {
@@ -82,6 +84,7 @@ impl Kit {
             chance: &mut self.chance,
             log: &mut self.log,
             process,
+            bell: &self.bell,
         }
     }
 }
@@ -112,6 +115,7 @@ impl Worker {
                 pipes: Pipes::default(),
                 chance: Chance::seeded(seed),
                 log,
+                bell: shared.workers[me].clone(),
             },
             wheel: Wheel::new(now),
             sessions: Sessions::default(),
@@ -307,6 +311,11 @@ impl Worker {
         for message in self.desk().take() {
             match message {
                 Message::Arrival(arrival) => self.open(arrival),
+                Message::Called(client) => {
+                    if let Source::Session { number, .. } = self.sessions.source(client) {
+                        self.act(number, Session::called);
+                    }
+                }
                 Message::Listen {
                     bind,
                     socket,

@@ -114,6 +114,17 @@ fn the_least_configuration_has_every_default() {
             policy: PolicyKind::RoundRobin,
             connect_timeout: Duration::from_secs(2),
             retries: 2,
+            retry_budget: 50,
+            max_connections: 0,
+            queue: Queue {
+                length: 1024,
+                timeout: Duration::from_secs(5),
+                stays_half_closed: false,
+            },
+            drain: Drain {
+                deadline: Duration::from_secs(300),
+                closes_on_down: false,
+            },
             ejection: Ejection {
                 connect_failures: 3,
                 base: Duration::from_secs(5),
@@ -281,7 +292,7 @@ const ONE_MISTAKE: &[(&str, &str, &str)] = &[
     (
         "[[pool]]",
         "colour = 1",
-        "1:1 unknown key `colour` in [[pool]] \"out\" | known keys: name, policy, hash_key, connect_timeout, retries, ejection, health, backend",
+        "1:1 unknown key `colour` in [[pool]] \"out\" | known keys: name, policy, hash_key, connect_timeout, retries, retry_budget, max_connections, queue, drain, ejection, health, backend",
     ),
     (
         "[[pool]]",
@@ -382,8 +393,8 @@ const ONE_MISTAKE: &[(&str, &str, &str)] = &[
     ),
     (
         "[[pool]]",
-        "queue = { length = 1 }",
-        "1:1 `queue` is not supported by this version of lbd yet | leave it out",
+        "queue = { timeout = \"0s\" }",
+        "1:21 `timeout` is \"0s\", too short | at least \"1ms\"; the default is timeout = \"5s\"",
     ),
     (
         "[[pool]]",
@@ -407,8 +418,8 @@ const ONE_MISTAKE: &[(&str, &str, &str)] = &[
     ),
     (
         "[[pool]]",
-        "drain = {}",
-        "1:1 `drain` is not supported by this version of lbd yet | leave it out",
+        "drain = { on_down = \"stop\" }",
+        "1:21 `on_down` cannot be \"stop\" | allowed: \"keep\", \"close\"",
     ),
     (
         "[[pool]]",
@@ -1268,9 +1279,19 @@ fn any_pool() -> impl Strategy<Value = Pool> {
         ejection,
         any_health(),
         backends,
+        any_pool_limits(),
     )
         .prop_map(
-            |(name, policy, connect_timeout, retries, ejection, mut health, mut backends)| {
+            |(
+                name,
+                policy,
+                connect_timeout,
+                retries,
+                ejection,
+                mut health,
+                mut backends,
+                (retry_budget, max_connections, queue, drain),
+            )| {
                 for (at, backend) in backends.iter_mut().enumerate() {
                     backend.name.truncate(60);
                     backend.name.push_str(&format!("/{at}"));
@@ -1286,12 +1307,31 @@ fn any_pool() -> impl Strategy<Value = Pool> {
                     policy,
                     connect_timeout,
                     retries,
+                    retry_budget,
+                    max_connections,
+                    queue,
+                    drain,
                     ejection,
                     health,
                     backends,
                 }
             },
         )
+}
+
+fn any_pool_limits() -> impl Strategy<Value = (u32, u32, Queue, Drain)> {
+    let queue = (any::<u32>(), any_duration(1), any::<bool>()).prop_map(
+        |(length, timeout, stays_half_closed)| Queue {
+            length,
+            timeout,
+            stays_half_closed,
+        },
+    );
+    let drain = (any_duration(0), any::<bool>()).prop_map(|(deadline, closes_on_down)| Drain {
+        deadline,
+        closes_on_down,
+    });
+    (0..=1000_u32, any::<u32>(), queue, drain)
 }
 
 fn any_health() -> impl Strategy<Value = Health> {
