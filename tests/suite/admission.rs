@@ -248,6 +248,34 @@ fn new_connections_beyond_the_rate_are_refused_and_other_sources_are_served() {
     drop(knock(lbd.address(), source(8)).served());
 }
 
+/// The limit of the listener comes after that of the source; what it refuses cost no token.
+#[test]
+fn who_another_limit_refuses_has_taken_nothing_of_his_source() {
+    let backend = Backend::echo();
+    let setup = Setup::over(&[backend.address])
+        .listener("max_connections = 1")
+        .listener("per_source = { connections = 2, rate = \"2/1h\" }");
+    let lbd = Balancer::start(&setup);
+    let reason = |answer: Answer| {
+        let record = lbd.record_of(answer.refused());
+        (
+            record.termination().to_owned(),
+            record.text("detail").to_owned(),
+        )
+    };
+    let knock = || knock(lbd.address(), source(2));
+    let listener_limit = ("listener_limit".to_owned(), String::new());
+    let first = knock().served();
+    for _ in 0..10 {
+        assert_eq!(reason(knock()), listener_limit);
+    }
+    drop(first);
+    wait::until("its place is free", || lbd.active() == 0);
+    let second = knock().served();
+    assert_eq!(reason(knock()).1, "rate");
+    drop(second);
+}
+
 #[test]
 fn counts_of_sources_outlive_a_reload_and_other_limits_apply_to_them() {
     let backend = Backend::echo();
