@@ -78,6 +78,19 @@ fn tokens_come_back_evenly_up_to_the_burst() {
     assert_eq!(enter(60_000), Err(Excess::Rate));
 }
 
+/// Two workers whose clocks were read apart: the time between them does not pass twice.
+#[test]
+fn a_clock_that_was_read_earlier_gives_no_token_twice() {
+    let sources = sources(limits(0, Some((1, 1000, 3))));
+    let enter = |at| sources.enter(number(1), later(at)).map(drop);
+    for at in [1000, 0, 1000] {
+        assert_eq!(enter(at), Ok(()));
+    }
+    assert_eq!(enter(1000), Err(Excess::Rate));
+    assert_eq!(enter(1999), Err(Excess::Rate));
+    assert_eq!(enter(2000), Ok(()));
+}
+
 #[test]
 fn who_is_refused_takes_no_token() {
     let sources = sources(limits(0, Some((1, 1000, 1))));
