@@ -54,6 +54,13 @@ pub struct PoolSpec<T> {
     pub members: Vec<MemberSpec<T>>,
 }
 
+/// Tells one live record from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Record {
+    table: usize,
+    slot: u32,
+}
+
 /// Members are counted in 16 bits throughout the policies.
 pub const MEMBERS_MAX: usize = u16::MAX as usize;
 
@@ -165,6 +172,15 @@ impl<T> Pool<T> {
     /// If there is no such member; so do all accessors below.
     pub fn live(&self, index: usize) -> Live<'_> {
         self.slots.live(self.member_slots[index])
+    }
+
+    /// Which live record the member has: pools of one name that follow each other have the same
+    /// for the same backend. Means nothing once the pool is gone.
+    pub fn record(&self, index: usize) -> Record {
+        Record {
+            table: Arc::as_ptr(&self.table) as usize,
+            slot: self.member_slots[index],
+        }
     }
 
     /// The word an operator sees.

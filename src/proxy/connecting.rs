@@ -499,7 +499,7 @@ mod tests {
     use crate::balance::pool::{Member, Pool, PoolSpec};
     use crate::balance::queue::Wake;
     use crate::balance::table::Table;
-    use crate::config::settings::Queue;
+    use crate::config::settings::{Drain, Queue};
     use crate::net::poller::Poller;
     use crate::observe::access::{AccessLog, Target};
     use crate::observe::form::Format;
@@ -556,6 +556,11 @@ mod tests {
                 timeout: second,
                 stays_half_closed: false,
             },
+            drain: Drain {
+                deadline: second,
+                closes_on_down: false,
+            },
+            rebalance: 0,
             seed: HashSeed::new(""),
             newest: Arc::default(),
         })

@@ -11,7 +11,7 @@ use crate::balance::key::HashSeed;
 use crate::balance::pool::Pool;
 use crate::base::addr::{ClientAddr, Endpoint};
 use crate::base::ending::Termination;
-use crate::config::settings::Queue;
+use crate::config::settings::{Drain, Queue};
 
 /// One listener as a snapshot has it. Sessions keep the route they began with.
 #[derive(Debug)]
@@ -45,6 +45,9 @@ pub struct Upstream {
     /// Percent of the pool's connections, see [`Budget`](crate::balance::budget::Budget).
     pub retry_budget: u32,
     pub queue: Queue,
+    pub drain: Drain,
+    /// Idle sessions moved each second when a backend comes; 0 = none.
+    pub rebalance: u32,
     pub seed: HashSeed,
     /// The same pool as the newest configuration has it.
     pub newest: Arc<Newest>,

@@ -10,7 +10,8 @@ use super::connecting::{Connecting, Failed, Outcome};
 use super::context::Context;
 use super::relaying::{Relaying, Silence};
 use super::route::Route;
-use crate::base::addr::{ClientAddr, Side};
+use crate::balance::pool::Lease;
+use crate::base::addr::{ClientAddr, Endpoint, Side};
 use crate::base::clock::Moment;
 use crate::base::ending::{Phase, RelayPath, Termination};
 use crate::base::wheel::TICK;
@@ -29,6 +30,16 @@ pub struct Arrival {
     pub client: ClientAddr,
     pub route: Arc<Route>,
     pub accepted_at: Moment,
+}
+
+/// How a session stands that has its backend.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing<'a> {
+    pub lease: &'a Lease<Endpoint>,
+    /// When a byte last moved.
+    pub moved_at: Moment,
+    /// The client was the last to say something.
+    pub awaits_answer: bool,
 }
 
 /// What a session wants of its worker.
@@ -145,17 +156,29 @@ impl Session {
         }
     }
 
+    /// `None` while there is no backend yet.
+    pub fn standing(&self) -> Option<Standing<'_>> {
+        match &self.stage {
+            Some(Stage::Relaying(relaying)) => Some(Standing {
+                lease: &relaying.lease,
+                moved_at: relaying.duplex.moved_at,
+                awaits_answer: relaying.duplex.awaits_answer,
+            }),
+            _ => None,
+        }
+    }
+
     /// Ends the session from our side, at once.
-    pub fn kill(&mut self, termination: Termination, cx: &mut Context<'_>) {
+    pub fn kill(&mut self, termination: Termination, detail: &'static str, cx: &mut Context<'_>) {
         match self.stage.take() {
             Some(Stage::Connecting(connecting)) => {
-                if let Outcome::Failed(failed) = connecting.failed(termination, "", cx) {
+                if let Outcome::Failed(failed) = connecting.failed(termination, detail, cx) {
                     self.fail(failed, cx);
                 }
             }
             stage => {
                 self.stage = stage;
-                self.cut_short(termination, "", cx);
+                self.cut_short(termination, detail, cx);
             }
         }
     }

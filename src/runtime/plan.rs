@@ -161,6 +161,8 @@ fn upstream(pool: &settings::Pool, seed: &str, registry: &mut Registry) -> Arc<U
         retries: pool.retries,
         retry_budget: pool.retry_budget,
         queue: pool.queue,
+        drain: pool.drain,
+        rebalance: pool.rebalance,
         seed: HashSeed::new(seed),
         newest: newest.clone(),
     });

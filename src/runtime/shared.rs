@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::closing::Order;
 use crate::balance::queue::Wake;
 use crate::net::poller::Token;
 use crate::proxy::route::{ProcessCount, Route};
@@ -41,6 +42,10 @@ pub enum Message {
     },
     /// Serve who waits on this address already, then close it.
     Unlisten { bind: BindId },
+    /// End sessions early.
+    Close(Order),
+    /// No more than were ended already.
+    CancelClose(u64),
     /// The same for all addresses; end when the last session does.
     Drain,
     /// End now: sessions that are left are reset.

@@ -6,6 +6,7 @@ mod balance_kit;
 mod closing;
 mod config;
 mod demo;
+mod draining;
 mod ejections;
 mod floors;
 mod harness;
