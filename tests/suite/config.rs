@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lbd::balance::health::{Ejection, Thresholds};
-use lbd::balance::networks::Network;
+use lbd::balance::networks::{Network, Networks};
 use lbd::balance::policy::PolicyKind;
 use lbd::balance::sources::{Prefixes, Rate, SourceLimits};
 use lbd::base::addr::Endpoint;
@@ -1078,6 +1078,32 @@ fn a_thousand_backends_are_read_at_once() {
     assert_eq!(settings.pools[0].backends.len(), 1001);
     // A few milliseconds when optimised; the bound holds for a test build on a busy machine, and
     // fails for anything quadratic in the slow parts.
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[test]
+fn ten_thousand_networks_are_read_and_worked_out_at_once() {
+    let network = |at: u32| format!("10.{}.{}.{}/27\n", at >> 11, at >> 3 & 255, (at & 7) << 5);
+    let file: String = (0..10_000).map(network).collect();
+    let top = with(
+        "[[listener]]",
+        "allow = [\"10.0.0.0/8\"]\ndeny_file = \"theirs.txt\"",
+    );
+    let start = Instant::now();
+    let settings = load_files(&[("lb.toml", &top), ("theirs.txt", &file)])
+        .unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    let listener = &settings.listeners[0];
+    assert_eq!(listener.deny.from_file.len(), 10_000);
+    let networks = Networks::new(listener.allow.all(), listener.deny.all());
+    let allows = |ip: &str| networks.allows(ip.parse().unwrap());
+    assert!(!allows("10.0.0.0") && !allows("10.4.225.255"));
+    // Behind the last of them.
+    assert!(allows("10.4.226.0") && !allows("11.0.0.0"));
+    // As above.
     assert!(
         start.elapsed() < Duration::from_secs(1),
         "{:?}",
