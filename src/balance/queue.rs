@@ -53,19 +53,19 @@ impl Queue {
 
     /// Takes the last place; `None` when `length` clients wait already.
     ///
-    /// The client is called at once when nobody stands before it: room that was made since it
-    /// found none woke nobody.
+    /// The client is called at once when nobody waits before it: room that was made since it found
+    /// none woke nobody.
     pub fn join(self: &Arc<Self>, length: u32, wake: Arc<dyn Wake>, client: u64) -> Option<Place> {
         let mut line = self.line();
         if self.waiting() >= length {
             return None;
         }
-        self.waiting.fetch_add(1, SeqCst);
+        // Behind one that was called and has not chosen yet it stands too: the room is not its.
+        let called = self.waiting.fetch_add(1, SeqCst) == 0;
         // Pairs with `released`: either that sees this client, or this client sees the room.
         fence(SeqCst);
         let number = line.next_number;
         line.next_number += 1;
-        let called = line.standing.is_empty();
         if !called {
             line.standing.insert(
                 number,
@@ -157,8 +157,9 @@ impl Place {
         // Its call is used up, so leaving need not pass it on.
         self.used = true;
         let queue = Arc::clone(&self.queue);
+        let owed = std::mem::take(&mut queue.line().owed);
         drop(self);
-        if more {
+        if more || owed {
             queue.released();
         }
     }
@@ -268,6 +269,107 @@ mod tests {
         assert!(queue.join(0, wake, 3).is_none());
     }
 
+    /// One client of a made-up pool, which takes one step after the other.
+    #[derive(Debug, Default)]
+    struct Client {
+        rounds_left: u32,
+        place: Option<Place>,
+        next: Step,
+    }
+
+    #[derive(Clone, Copy, Debug, Default, PartialEq)]
+    enum Step {
+        #[default]
+        Come,
+        Join,
+        Choose,
+        StandBack,
+        LookForMore,
+        Served(bool),
+        GiveBack,
+        TellQueue,
+    }
+
+    impl Client {
+        /// Outside, with a seat, or standing.
+        fn rests(&mut self) -> bool {
+            match self.next {
+                Step::Come | Step::GiveBack => true,
+                Step::Choose => !self.place.as_mut().unwrap().is_called(),
+                _ => false,
+            }
+        }
+
+        /// False when it can only wait.
+        fn step(&mut self, queue: &Arc<Queue>, wake: &Arc<dyn Wake>, free: &mut u32) -> bool {
+            let take = |free: &mut u32| std::mem::replace(free, free.saturating_sub(1)) > 0;
+            self.next = match self.next {
+                Step::Come if self.rounds_left == 0 => return false,
+                Step::Come if !queue.is_occupied() && take(free) => Step::GiveBack,
+                Step::Come => Step::Join,
+                Step::Join => {
+                    self.place = queue.join(u32::MAX, wake.clone(), 0);
+                    Step::Choose
+                }
+                Step::Choose if !self.place.as_mut().unwrap().is_called() => return false,
+                Step::Choose if take(free) => Step::LookForMore,
+                Step::Choose => Step::StandBack,
+                Step::StandBack => {
+                    // Stands, or chooses again.
+                    let _ = self.place.as_mut().unwrap().stand_back();
+                    Step::Choose
+                }
+                Step::LookForMore => Step::Served(*free > 0),
+                Step::Served(more) => {
+                    self.place.take().unwrap().served(more);
+                    Step::GiveBack
+                }
+                Step::GiveBack => {
+                    *free += 1;
+                    Step::TellQueue
+                }
+                Step::TellQueue => {
+                    queue.released();
+                    self.rounds_left -= 1;
+                    Step::Come
+                }
+            };
+            true
+        }
+    }
+
+    proptest::proptest! {
+        /// Clients take their steps in every order that chance finds, some leave: whoever waits
+        /// when nothing moves any more was forgotten.
+        #[test]
+        fn nobody_is_forgotten_in_whatever_order_things_happen(
+            seats in 1..3_u32,
+            order in proptest::collection::vec((0..5_usize, 0..40_u8), 0..400),
+        ) {
+            let (queue, wake, _called) = queue();
+            let mut free = seats;
+            let mut clients: Vec<Client> = (0..5)
+                .map(|_| Client { rounds_left: 6, ..Client::default() })
+                .collect();
+            for (who, leaves) in order {
+                let client = &mut clients[who];
+                if leaves == 0 && client.next == Step::Choose {
+                    client.place = None;
+                    client.next = Step::Come;
+                } else {
+                    client.step(&queue, &wake, &mut free);
+                }
+                // When nobody is about to do anything, nobody stands before an empty seat.
+                if clients.iter_mut().all(Client::rests) {
+                    proptest::prop_assert!(free == 0 || queue.waiting() == 0, "{clients:?}");
+                }
+            }
+            while clients.iter_mut().any(|client| client.step(&queue, &wake, &mut free)) {}
+            proptest::prop_assert!(clients.iter().all(|client| client.rounds_left == 0), "{clients:?}");
+            proptest::prop_assert_eq!((queue.waiting(), free), (0, seats));
+        }
+    }
+
     /// As many threads as there are clients fight for two seats; whoever finds none waits for its
     /// bell without a limit of time, so that a call that is lost hangs the test.
     #[test]
@@ -286,9 +388,13 @@ mod tests {
                 scope.spawn(move || {
                     let (calls, called) = channel();
                     let wake: Arc<dyn Wake> = Arc::new(Calls(Mutex::new(calls)));
-                    for _ in 0..2000 {
+                    for round in 0..2000_u64 {
                         if queue.is_occupied() || !take() {
                             let mut place = queue.join(8, wake.clone(), client).unwrap();
+                            // Some leave, called or not.
+                            if (round + client) % 7 == 0 {
+                                continue;
+                            }
                             loop {
                                 if place.is_called() {
                                     if take() {
@@ -304,6 +410,7 @@ mod tests {
                             called.try_iter().for_each(drop);
                         }
                         assert!(taken.load(SeqCst) <= SEATS);
+                        std::thread::yield_now();
                         taken.fetch_sub(1, SeqCst);
                         queue.released();
                     }

@@ -552,7 +552,7 @@ mod tests {
             retries: 0,
             retry_budget: 0,
             queue: Queue {
-                length: 0,
+                length: 10,
                 timeout: second,
                 stays_half_closed: false,
             },
@@ -566,15 +566,12 @@ mod tests {
         })
     }
 
-    /// What comes of a connect whose backend, by the time it is looked at, has said `said` and
-    /// reset the connection.
-    fn outcome_when_the_backend_reset_first(said: &[u8]) -> Outcome {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    /// Runs a test with a client that is accepted and a worker's things.
+    fn with_client(test: impl FnOnce(Peer, &mut Context<'_>)) {
         let front = TcpListener::bind("127.0.0.1:0").unwrap();
         let _client = TcpStream::connect(front.local_addr().unwrap()).unwrap();
         let (accepted, _) = front.accept().unwrap();
         accepted.set_nonblocking(true).unwrap();
-
         let log = AccessLog::open(&Target::Off, Format::Text).unwrap();
         let mut cx = Context {
             now: Moment::now(),
@@ -588,28 +585,40 @@ mod tests {
             process: &Arc::new(ProcessCount::new(10)),
             bell: &(Arc::new(Nobody) as Arc<dyn Wake>),
         };
-        let upstream = upstream_to(&listener);
-        let client = Peer::accepted(accepted.into(), Token(2), true);
-        let begun = Connecting::begin(client, Token(3), &upstream, 0, &mut cx);
-        let Outcome::Waits(connecting, _) = begun else {
-            panic!("without bytes of the client nothing tells that the connect stands: {begun:?}")
-        };
+        test(Peer::accepted(accepted.into(), Token(2), true), &mut cx);
+    }
 
-        let (mut backend, _) = listener.accept().unwrap();
-        backend.write_all(said).unwrap();
-        sockopt::set_socket_linger(&backend, Some(Duration::ZERO)).unwrap();
-        drop(backend);
-        let Awaits::Backend(tried) = &connecting.awaits else {
-            panic!("no connect is under way")
-        };
-        let socket = tried.backend.socket();
-        let waited = Instant::now();
-        // tcp(7): a connection that was reset has no peer any more.
-        while rustix::net::getpeername(socket).is_ok_and(|peer| peer.is_some()) {
-            assert!(waited.elapsed() < Duration::from_secs(10));
-            std::thread::yield_now();
-        }
-        connecting.notice(Side::Backend, BROKEN, &mut cx)
+    /// What comes of a connect whose backend, by the time it is looked at, has said `said` and
+    /// reset the connection.
+    fn outcome_when_the_backend_reset_first(said: &[u8]) -> Outcome {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut outcome = None;
+        with_client(|client, cx| {
+            let upstream = upstream_to(&listener);
+            let begun = Connecting::begin(client, Token(3), &upstream, 0, cx);
+            let Outcome::Waits(connecting, _) = begun else {
+                panic!(
+                    "without bytes of the client nothing tells that the connect stands: {begun:?}"
+                )
+            };
+
+            let (mut backend, _) = listener.accept().unwrap();
+            backend.write_all(said).unwrap();
+            sockopt::set_socket_linger(&backend, Some(Duration::ZERO)).unwrap();
+            drop(backend);
+            let Awaits::Backend(tried) = &connecting.awaits else {
+                panic!("no connect is under way")
+            };
+            let socket = tried.backend.socket();
+            let waited = Instant::now();
+            // tcp(7): a connection that was reset has no peer any more.
+            while rustix::net::getpeername(socket).is_ok_and(|peer| peer.is_some()) {
+                assert!(waited.elapsed() < Duration::from_secs(10));
+                std::thread::yield_now();
+            }
+            outcome = Some(connecting.notice(Side::Backend, BROKEN, cx));
+        });
+        outcome.unwrap()
     }
 
     #[test]
@@ -626,5 +635,24 @@ mod tests {
         };
         assert_eq!(failed.termination, Termination::ConnectFailed);
         assert_eq!(failed.detail, "reset");
+    }
+    #[test]
+    fn who_just_came_stands_behind_those_who_wait_even_if_there_is_room() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let upstream = upstream_to(&listener);
+        let queue = upstream.pool.queue().clone();
+        let first = queue.join(10, Arc::new(Nobody), 1).unwrap();
+        with_client(|client, cx| {
+            let begun = Connecting::begin(client, Token(3), &upstream, 0, cx);
+            let Outcome::Waits(connecting, _) = begun else {
+                panic!("{begun:?}")
+            };
+            assert_eq!((upstream.pool.active(), queue.waiting()), (0, 2));
+            assert!(matches!(connecting.awaits, Awaits::Room(_)));
+            drop(first);
+            let called = connecting.called(cx);
+            assert!(matches!(called, Outcome::Waits(_, _)));
+            assert_eq!((upstream.pool.active(), queue.waiting()), (1, 0));
+        });
     }
 }
