@@ -33,7 +33,8 @@ pub mod observe {
     pub mod log;
 }
 
-/// Floor 2: which backend is taken, and why; pure: no sockets, no clock, no threads of its own.
+/// Floor 2: who is let in, which backend is taken, and why; pure: no sockets, no clock, no threads
+/// of its own.
 pub mod balance {
     pub mod backend;
     pub mod budget;
@@ -42,11 +43,13 @@ pub mod balance {
     pub mod key;
     mod lease;
     pub mod live;
+    pub mod networks;
     pub mod policy;
     pub mod pool;
     pub mod queue;
     pub mod rebalance;
     mod slots;
+    pub mod sources;
     pub mod table;
 }
 
@@ -54,6 +57,7 @@ pub mod balance {
 pub mod config {
     mod address;
     mod check;
+    mod check_admission;
     mod check_listener;
     mod check_pool;
     mod duration;
@@ -64,6 +68,7 @@ pub mod config {
     pub mod load;
     pub mod mistakes;
     mod names;
+    mod network;
     pub mod print;
     mod reader;
     pub mod settings;
@@ -90,6 +95,7 @@ pub mod relay {
 /// Floor 5: sessions: one client, its backend, its record.
 pub mod proxy {
     mod account;
+    pub mod admission;
     mod connecting;
     pub mod context;
     mod relaying;

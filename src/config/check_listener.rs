@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use crate::balance::sources::SourceLimits;
 use crate::base::addr::Endpoint;
 use crate::config::address;
+use crate::config::check_admission;
 use crate::config::ledger::{Ledger, Place, Wrong};
 use crate::config::names;
 use crate::config::reader::{Found, Reader};
-use crate::config::settings::Listener;
+use crate::config::settings::{Listener, NetworkList};
 
 /// A listener whose pool is still a name.
 pub(crate) struct Draft {
@@ -20,10 +22,14 @@ pub(crate) struct Draft {
     idle_timeout: Duration,
     half_close_timeout: Duration,
     max_lifetime: Duration,
+    allow: NetworkList,
+    deny: NetworkList,
+    per_source: SourceLimits,
 }
 
 pub(crate) fn draft(table: &Reader<'_>) -> Draft {
     table.choice("mode", &[("tcp", ())], &["ai", "kernel"]);
+    let (allow, deny) = check_admission::network_lists(table);
     Draft {
         name: table.required("name", "a string", names::name),
         binds: binds(table),
@@ -32,6 +38,9 @@ pub(crate) fn draft(table: &Reader<'_>) -> Draft {
         idle_timeout: table.duration("idle_timeout", Duration::ZERO),
         half_close_timeout: table.duration("half_close_timeout", Duration::ZERO),
         max_lifetime: table.duration("max_lifetime", Duration::ZERO),
+        allow,
+        deny,
+        per_source: check_admission::per_source(table),
     }
 }
 
@@ -59,6 +68,9 @@ impl Draft {
             idle_timeout: self.idle_timeout,
             half_close_timeout: self.half_close_timeout,
             max_lifetime: self.max_lifetime,
+            allow: self.allow,
+            deny: self.deny,
+            per_source: self.per_source,
         }
     }
 }

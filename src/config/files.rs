@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use glob::{MatchOptions, Pattern};
 
@@ -46,6 +47,26 @@ pub(crate) fn read(file: usize, path: &Path, from: Option<&Place>, ledger: &Ledg
         }
     };
     Source::new(name, text)
+}
+
+/// The text of a file that a value at `from` names, and the number its mistakes go by. `None`:
+/// what is wrong with it is noted. A file that several values name is read once.
+pub(crate) fn attach(path: &Path, from: &Place, ledger: &Ledger) -> Option<(usize, Rc<Source>)> {
+    let name = path.display().to_string();
+    if let Some(known) = ledger.attached(&name) {
+        return Some(known);
+    }
+    let text = read_bytes(path).and_then(|bytes| {
+        String::from_utf8(bytes)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.utf8_error()))
+    });
+    match text {
+        Ok(text) => Some(ledger.attach(Source::new(name, text))),
+        Err(error) => {
+            ledger.note(from, Wrong::new(format!("cannot read {name}: {error}"), ""));
+            None
+        }
+    }
 }
 
 fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {

@@ -37,6 +37,8 @@ pub(crate) enum Kind {
     Text(&'static str),
     /// Has an integer, with this default.
     Number(u32),
+    /// Has an array of strings, empty by default.
+    List,
     Section(&'static Section),
     /// Known, but not built yet: only this value, which asks for nothing, is accepted.
     NotYet(Off),
@@ -100,13 +102,27 @@ pub(crate) static LISTENER: Section = Section {
         text("idle_timeout", "10m"),
         text("half_close_timeout", "1h"),
         text("max_lifetime", "0s"),
-        not_yet("allow", Off::Never),
-        not_yet("deny", Off::EmptyArray),
-        not_yet("per_source", Off::Never),
+        list("allow"),
+        list("deny"),
+        text("allow_file", ""),
+        text("deny_file", ""),
+        section("per_source", &PER_SOURCE),
         not_yet("accept_proxy", Off::Never),
         not_yet("tls", Off::Never),
         not_yet("kernel", Off::Never),
         not_yet("route", Off::EmptyArray),
+    ],
+};
+
+pub(crate) static PER_SOURCE: Section = Section {
+    path: "listener.per_source",
+    shape: Shape::Inline,
+    keys: &[
+        number("connections", 0),
+        text("rate", ""),
+        number("burst", 0),
+        number("v4_prefix", 32),
+        number("v6_prefix", 64),
     ],
 };
 
@@ -225,6 +241,13 @@ const fn number(name: &'static str, default: u32) -> Key {
     }
 }
 
+const fn list(name: &'static str) -> Key {
+    Key {
+        name,
+        kind: Kind::List,
+    }
+}
+
 const fn section(name: &'static str, section: &'static Section) -> Key {
     Key {
         name,
@@ -282,6 +305,7 @@ impl Key {
             }
             Kind::Text(default) => format!("{} = {default:?}", self.name),
             Kind::Number(default) => format!("{} = {default}", self.name),
+            Kind::List => format!("{} = []", self.name),
             Kind::Section(section) => section.header(),
             Kind::NotYet(_) => self.name.to_owned(),
         }
@@ -327,7 +351,7 @@ mod tests {
                         continue;
                     }
                     Kind::Required(_) | Kind::Optional(_) => format!("{} = ", key.name),
-                    Kind::Text(_) | Kind::Number(_) | Kind::NotYet(_) => key.example(),
+                    Kind::Text(_) | Kind::Number(_) | Kind::List | Kind::NotYet(_) => key.example(),
                 };
                 let line = documented_lines(section)
                     .into_iter()

@@ -1,8 +1,9 @@
 //! Collects mistakes while the files are read, and turns them into text with lines and carets at the end.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashSet;
 use std::ops::Range;
+use std::rc::Rc;
 
 use crate::config::mistakes::{Mistake, Mistakes};
 
@@ -80,6 +81,10 @@ pub(crate) struct Ledger {
     notes: RefCell<Vec<Note>>,
     /// Where the structure of a file was lost, by an unclosed bracket: what follows it is not believed.
     lost: RefCell<Vec<Place>>,
+    /// Files that values name, numbered behind those of the configuration.
+    attached: RefCell<Vec<Rc<Source>>>,
+    /// How many files the configuration has.
+    files: Cell<usize>,
 }
 
 impl Ledger {
@@ -134,6 +139,29 @@ impl Ledger {
         self.add(Kind::Absence, file, None, wrong, None);
     }
 
+    /// To be told before any file is attached.
+    pub(crate) fn set_files(&self, count: usize) {
+        debug_assert!(
+            self.attached.borrow().is_empty(),
+            "their numbers would change"
+        );
+        self.files.set(count);
+    }
+
+    /// A file that a value of the configuration names, and its number.
+    pub(crate) fn attach(&self, source: Source) -> (usize, Rc<Source>) {
+        let (mut attached, source) = (self.attached.borrow_mut(), Rc::new(source));
+        attached.push(source.clone());
+        (self.files.get() + attached.len() - 1, source)
+    }
+
+    /// The one of this name, when it was attached before.
+    pub(crate) fn attached(&self, name: &str) -> Option<(usize, Rc<Source>)> {
+        let attached = self.attached.borrow();
+        let at = attached.iter().position(|source| source.name == name)?;
+        Some((self.files.get() + at, attached[at].clone()))
+    }
+
     pub(crate) fn structure_lost_at(&self, place: &Place) {
         self.lost.borrow_mut().push(place.clone());
     }
@@ -157,7 +185,12 @@ impl Ledger {
 
     /// Every mistake that is not a mere consequence of another, or nothing when all is well.
     pub(crate) fn finish(&self, sources: &[&Source]) -> Option<Mistakes> {
-        let lines: Vec<Lines<'_>> = sources.iter().map(|source| Lines::of(source)).collect();
+        let attached = self.attached.take();
+        let all = sources
+            .iter()
+            .copied()
+            .chain(attached.iter().map(|source| &**source));
+        let lines: Vec<Lines<'_>> = all.map(Lines::of).collect();
         let mut notes = self.notes.take();
         drop_consequences(&mut notes, &self.lost.take(), &lines);
         notes.sort_by_key(|note| {

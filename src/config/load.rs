@@ -74,6 +74,7 @@ fn finish(
     ledger: &Ledger,
     sources: &[&Source],
 ) -> Result<Settings, Mistakes> {
+    ledger.set_files(sources.len());
     let settings = check::settings(roots);
     match ledger.finish(sources) {
         Some(mistakes) => Err(mistakes),

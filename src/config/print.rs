@@ -5,7 +5,9 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::balance::health::Ejection;
+use crate::balance::networks::Network;
 use crate::balance::policy::PolicyKind;
+use crate::balance::sources::SourceLimits;
 use crate::config::duration;
 use crate::config::expand;
 use crate::config::settings::{
@@ -74,6 +76,15 @@ fn print_listener(out: &mut Text, listener: &Listener, pool: &str) {
     out.duration("idle_timeout", listener.idle_timeout);
     out.duration("half_close_timeout", listener.half_close_timeout);
     out.duration("max_lifetime", listener.max_lifetime);
+    let lists = [("allow", &listener.allow), ("deny", &listener.deny)];
+    for (name, list) in lists {
+        out.line(name, networks(&list.networks));
+    }
+    for (name, list) in lists {
+        let file = list.file.as_ref().map(|file| file.display().to_string());
+        out.string(&format!("{name}_file"), &file.unwrap_or_default());
+    }
+    out.line("per_source", per_source(&listener.per_source));
 }
 
 fn print_pool(out: &mut Text, pool: &Pool) {
@@ -164,6 +175,25 @@ fn ejection(ejection: &Ejection) -> String {
         quoted(&duration::format(ejection.base)),
         quoted(&duration::format(ejection.max)),
         ejection.max_percent,
+    )
+}
+
+fn networks(list: &[Network]) -> String {
+    let list = list.iter().map(|network| quoted(&network.to_string()));
+    format!("[{}]", list.collect::<Vec<_>>().join(", "))
+}
+
+fn per_source(limits: &SourceLimits) -> String {
+    let rate = limits.rate.map_or(String::new(), |rate| {
+        format!("{}/{}", rate.count, duration::format(rate.per))
+    });
+    format!(
+        "{{ connections = {}, rate = {}, burst = {}, v4_prefix = {}, v6_prefix = {} }}",
+        limits.connections,
+        quoted(&rate),
+        limits.rate.map_or(0, |rate| rate.burst),
+        limits.prefixes.v4,
+        limits.prefixes.v6,
     )
 }
 

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
@@ -130,6 +131,14 @@ impl<'a> Reader<'a> {
             (Off::EmptyArray, DeValue::Array(found)) => found.is_empty(),
             _ => false,
         }
+    }
+
+    /// The path of a file that a value names: relative to the file the value stands in.
+    pub(crate) fn beside(&self, path: &str) -> PathBuf {
+        let folder = Path::new(self.page.name).parent();
+        let path = folder.unwrap_or(Path::new("")).join(path);
+        // Fails where there is no working directory; reading the file will tell.
+        std::path::absolute(&path).unwrap_or(path)
     }
 
     pub(crate) fn place(&self) -> &Place {

@@ -1,10 +1,13 @@
 //! The checked configuration: what the floors above may rely on. Nothing here is text any more.
 
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::balance::health::{Ejection, Thresholds};
+use crate::balance::networks::Network;
 use crate::balance::policy::PolicyKind;
+use crate::balance::sources::SourceLimits;
 use crate::base::addr::Endpoint;
 pub use crate::observe::access::Target as AccessTarget;
 pub use crate::observe::form::Format as LogFormat;
@@ -54,6 +57,26 @@ pub struct Listener {
     pub half_close_timeout: Duration,
     /// Longest life of a connection; zero = none.
     pub max_lifetime: Duration,
+    /// No network is in both lists.
+    pub allow: NetworkList,
+    pub deny: NetworkList,
+    pub per_source: SourceLimits,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NetworkList {
+    /// Those that stand in the configuration itself.
+    pub networks: Vec<Network>,
+    /// Absolute.
+    pub file: Option<PathBuf>,
+    /// What the file held when the configuration was read.
+    pub from_file: Vec<Network>,
+}
+
+impl NetworkList {
+    pub fn all(&self) -> impl Iterator<Item = Network> {
+        self.networks.iter().chain(&self.from_file).copied()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -79,16 +79,23 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A string or an array of strings.
+    /// A string or an array of strings, with at least one.
     pub(crate) fn strings(&self, name: &str, expected: &str) -> Vec<Found<String>> {
-        match self.get(name).map(|value| (value, value.get_ref())) {
+        if let Some(value) = self.get(name)
+            && matches!(value.get_ref(), DeValue::Array(items) if items.is_empty())
+        {
+            let hint = format!("for example {}", self.example(name));
+            let wrong = Wrong::new(format!("`{name}` is an empty array"), hint);
+            self.note(&self.place_of(value), wrong);
+        }
+        self.list(name, expected)
+    }
+
+    /// A string or an array of strings, which may be empty.
+    pub(crate) fn list(&self, name: &str, expected: &str) -> Vec<Found<String>> {
+        match self.get(name).map(Spanned::get_ref) {
             None => Vec::new(),
-            Some((value, DeValue::Array(items))) => {
-                if items.is_empty() {
-                    let hint = format!("for example {}", self.example(name));
-                    let wrong = Wrong::new(format!("`{name}` is an empty array"), hint);
-                    self.note(&self.place_of(value), wrong);
-                }
+            Some(DeValue::Array(items)) => {
                 let text = |item: &'a Spanned<DeValue<'a>>| match item.get_ref() {
                     DeValue::String(text) => self.expand(text, self.place_of(item)),
                     _ => {
@@ -221,6 +228,7 @@ impl<'a> Reader<'a> {
         match (self.get(name).map(Spanned::get_ref), self.kind(name)) {
             (None, _) => true,
             (Some(DeValue::String(text)), Kind::Text(default)) => text == default,
+            (Some(DeValue::Array(items)), Kind::List) => items.is_empty(),
             (Some(DeValue::Integer(number)), Kind::Number(default)) => {
                 integer(number) == Some(i64::from(*default))
             }

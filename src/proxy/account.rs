@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use super::admission::Admission;
 use super::context::Context;
-use super::route::{Admission, Route};
+use super::route::Route;
 use crate::base::addr::ClientAddr;
 use crate::base::clock::Moment;
 use crate::base::ending::{Phase, RelayPath, Termination};
@@ -16,8 +17,8 @@ pub(super) struct Account {
     pub(super) route: Arc<Route>,
     pub(super) client: ClientAddr,
     pub(super) accepted_at: Moment,
-    /// Held for its drop.
-    pub(super) _admission: Admission,
+    /// Held for its drop; `None` of a client that was refused.
+    pub(super) _admission: Option<Admission>,
 }
 
 /// What is known at the end only.

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use super::admission::Gate;
 use crate::balance::key::HashSeed;
 use crate::balance::pool::Pool;
 use crate::base::addr::{ClientAddr, Endpoint};
@@ -17,6 +18,7 @@ use crate::config::settings::{Drain, Queue};
 pub struct Route {
     pub listener: String,
     pub limits: Limits,
+    pub gate: Gate,
     pub upstream: Arc<Upstream>,
     pub tally: Arc<Tally>,
 }
@@ -126,6 +128,19 @@ impl Tally {
         self.accept_errors.fetch_add(1, Relaxed);
     }
 
+    pub(super) fn count_arrival(&self) {
+        self.total.fetch_add(1, Relaxed);
+    }
+
+    /// Counts one more connection, unless there are `max`; 0 = no limit.
+    pub(super) fn take_place(&self, max: u32) -> bool {
+        take_one(&self.active, if max == 0 { u32::MAX } else { max })
+    }
+
+    pub(super) fn give_back_place(&self) {
+        self.active.fetch_sub(1, Relaxed);
+    }
+
     pub(super) fn count_end(&self, termination: Termination) {
         self.ended[termination as usize].fetch_add(1, Relaxed);
     }
@@ -134,49 +149,6 @@ impl Tally {
 impl Default for Tally {
     fn default() -> Self {
         Tally::new()
-    }
-}
-
-/// A client connection's place within the limits of its listener and of the process; given back
-/// on drop.
-#[derive(Debug)]
-pub struct Admission {
-    process: Arc<ProcessCount>,
-    tally: Arc<Tally>,
-}
-
-impl Admission {
-    /// Counts one more connection. It is counted even when it is over a limit, so that the
-    /// refusal itself is accounted for; the second value then names the limit.
-    pub fn enter(
-        process: &Arc<ProcessCount>,
-        tally: &Arc<Tally>,
-        listener_max: u32,
-    ) -> (Admission, Option<Termination>) {
-        tally.total.fetch_add(1, Relaxed);
-        let of_listener = tally.active.fetch_add(1, Relaxed);
-        let of_process = process.active.fetch_add(1, Relaxed);
-        let refused = if of_process >= process.max.load(Relaxed) {
-            Some(Termination::ProcessLimit)
-        } else if listener_max > 0 && of_listener >= listener_max {
-            Some(Termination::ListenerLimit)
-        } else {
-            None
-        };
-        (
-            Admission {
-                process: process.clone(),
-                tally: tally.clone(),
-            },
-            refused,
-        )
-    }
-}
-
-impl Drop for Admission {
-    fn drop(&mut self) {
-        self.tally.active.fetch_sub(1, Relaxed);
-        self.process.active.fetch_sub(1, Relaxed);
     }
 }
 
@@ -199,6 +171,15 @@ impl ProcessCount {
         self.active.load(Relaxed)
     }
 
+    /// Counts one more connection, unless there are as many as there may be.
+    pub(super) fn take_place(&self) -> bool {
+        take_one(&self.active, self.max())
+    }
+
+    pub(super) fn give_back_place(&self) {
+        self.active.fetch_sub(1, Relaxed);
+    }
+
     pub fn max(&self) -> u32 {
         self.max.load(Relaxed)
     }
@@ -206,4 +187,11 @@ impl ProcessCount {
     pub fn set_max(&self, max: u32) {
         self.max.store(max, Relaxed);
     }
+}
+
+/// Workers count at the same time: what is over the limit is never counted, not even for a moment
+/// in which it could keep another out.
+fn take_one(active: &AtomicU32, max: u32) -> bool {
+    let one_more = |count: u32| (count < max).then(|| count + 1);
+    active.fetch_update(Relaxed, Relaxed, one_more).is_ok()
 }

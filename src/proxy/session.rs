@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::account::{Account, Closing};
+use super::admission::Admission;
 use super::connecting::{Connecting, Failed, Outcome};
 use super::context::Context;
 use super::relaying::{Relaying, Silence};
-use super::route::{Admission, Route};
+use super::route::Route;
 use crate::balance::pool::Lease;
 use crate::base::addr::{ClientAddr, Endpoint, Side};
 use crate::base::clock::Moment;
@@ -84,8 +85,10 @@ impl Session {
             route,
             accepted_at,
         } = arrival;
-        let (admission, refused) =
-            Admission::enter(cx.process, &route.tally, route.limits.max_connections);
+        let (admission, refused) = match Admission::enter(cx.process, &route, client, cx.now) {
+            Ok(admission) => (Some(admission), None),
+            Err(refusal) => (None, Some(refusal)),
+        };
         let upstream = route.upstream.clone();
         let account = Account {
             route,
@@ -98,12 +101,12 @@ impl Session {
             account,
             stage: None,
         };
-        if let Some(termination) = refused {
+        if let Some(refusal) = refused {
             let failed = Failed {
                 client: peer,
                 phase: Phase::Preface,
-                termination,
-                detail: "",
+                termination: refusal.termination,
+                detail: refusal.detail,
                 queued: Duration::ZERO,
                 backend: None,
                 tries: 0,

@@ -5,10 +5,14 @@ use std::sync::Arc;
 
 use super::shared::{BindId, Snapshot};
 use crate::balance::key::HashSeed;
+use crate::balance::networks::Networks;
 use crate::balance::pool::{MemberSpec, Pool, PoolSpec};
+use crate::balance::sources::Sources;
 use crate::balance::table::Table;
 use crate::base::addr::Endpoint;
+use crate::base::clock::Moment;
 use crate::config::settings::{self, Probe, Settings};
+use crate::proxy::admission::Gate;
 use crate::proxy::route::{Limits, Newest, Route, Tally, Upstream};
 
 /// Live records by name; they carry counters, verdicts and limits over a reload.
@@ -16,6 +20,7 @@ use crate::proxy::route::{Limits, Newest, Route, Tally, Upstream};
 pub struct Registry {
     tables: HashMap<String, Arc<Table>>,
     tallies: HashMap<String, Arc<Tally>>,
+    sources: HashMap<String, Arc<Sources>>,
     newest: HashMap<String, Arc<Newest>>,
 }
 
@@ -45,6 +50,7 @@ impl Plan {
                     half_close: listener.half_close_timeout,
                     lifetime: listener.max_lifetime,
                 },
+                gate: gate(listener, registry),
                 upstream: upstreams[listener.pool].clone(),
                 tally: registry
                     .tallies
@@ -81,7 +87,44 @@ impl Registry {
             .retain(|name, _| settings.pools.iter().any(|pool| pool.name == *name));
         self.tallies
             .retain(|name, _| settings.listeners.iter().any(|one| one.name == *name));
+        self.sources
+            .retain(|name, _| settings.listeners.iter().any(|one| one.name == *name));
     }
+}
+
+fn gate(listener: &settings::Listener, registry: &mut Registry) -> Gate {
+    let (allow, deny) = (&listener.allow, &listener.deny);
+    let anybody = allow.all().chain(deny.all()).next().is_none();
+    Gate {
+        networks: (!anybody).then(|| Networks::new(allow.all(), deny.all())),
+        sources: sources(listener, registry),
+    }
+}
+
+/// Sources are counted on over a reload, under the limits that hold now. Counts by other prefixes,
+/// and those of a time without limits, say nothing: then counting begins anew.
+fn sources(listener: &settings::Listener, registry: &mut Registry) -> Option<Arc<Sources>> {
+    let (name, limits) = (&listener.name, listener.per_source);
+    if !limits.limit_anything() {
+        registry.sources.remove(name);
+        return None;
+    }
+    if let Some(known) = registry.sources.get(name)
+        && known.prefixes() == limits.prefixes
+    {
+        known.set_limits(limits, Moment::now());
+        return Some(known.clone());
+    }
+    let new = Arc::new(Sources::new(limits, secret_seed()));
+    registry.sources.insert(name.clone(), new.clone());
+    Some(new)
+}
+
+/// Another one each time, from the randomness that the system gives the process.
+fn secret_seed() -> HashSeed {
+    use std::hash::{BuildHasher, RandomState};
+    let random = [0, 1].map(|half| RandomState::new().hash_one(half));
+    HashSeed::new(&format!("{random:?}"))
 }
 
 fn upstream(pool: &settings::Pool, seed: &str, registry: &mut Registry) -> Arc<Upstream> {

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use lbd::balance::health::{Ejection, Thresholds};
+use lbd::balance::networks::{Network, Networks};
 use lbd::balance::policy::PolicyKind;
+use lbd::balance::sources::{Prefixes, Rate, SourceLimits};
 use lbd::base::addr::Endpoint;
 use lbd::config::load::{load, load_text};
 use lbd::config::mistakes::Mistakes;
@@ -96,6 +98,13 @@ fn the_least_configuration_has_every_default() {
             idle_timeout: Duration::from_secs(600),
             half_close_timeout: Duration::from_secs(3600),
             max_lifetime: Duration::ZERO,
+            allow: NetworkList::default(),
+            deny: NetworkList::default(),
+            per_source: SourceLimits {
+                connections: 0,
+                rate: None,
+                prefixes: Prefixes { v4: 32, v6: 64 },
+            },
         }]
     );
     assert_eq!(
@@ -312,6 +321,42 @@ const ONE_MISTAKE: &[(&str, &str, &str)] = &[
         "ejection = { bse = \"1s\" }",
         "1:14 unknown key `bse` in ejection = { … } of [[pool]] \"out\" | did you mean `base`?",
     ),
+    // Who is let in
+    (
+        "[[listener]]",
+        "allow = [\"10.0.0.0/8\", \"10.0.0.1/8\"]",
+        "1:24 \"10.0.0.1/8\" has bits set behind the first 8 | the network is \"10.0.0.0/8\", the address alone \"10.0.0.1\"",
+    ),
+    (
+        "[[listener]]",
+        "allow = 10",
+        "1:9 `allow` is an integer, expected an array of networks in quotes | for example allow = []",
+    ),
+    (
+        "[[listener]]",
+        "deny = [\"example.com\"]",
+        "1:9 \"example.com\" is not a network | such as \"10.0.0.0/8\", \"2001:db8::/32\" or \"192.0.2.7\"",
+    ),
+    (
+        "[[listener]]",
+        "allow = [\"10.0.0.0/8\", \"192.0.2.7\"]\ndeny = [\"10.0.0.0/9\", \"192.0.2.7/32\"]",
+        "2:23 the network 192.0.2.7 is both allowed and denied | keep one; it is allowed at lb.toml:3:24",
+    ),
+    (
+        "[[listener]]",
+        "per_source = { rate = \"50/s\" }",
+        "1:23 `rate` is \"50/s\": \"s\" is not a time | write \"50/1s\"",
+    ),
+    (
+        "[[listener]]",
+        "per_source = { burst = 5 }",
+        "1:24 `burst` needs a `rate` in per_source = { … } of [[listener]] \"in\" | a rate is a number per time, such as \"50/1s\" or \"600/1m\"",
+    ),
+    (
+        "[[listener]]",
+        "per_source = { v4_prefix = 33 }",
+        "1:28 `v4_prefix` is 33, not within 0 to 32 | the default is v4_prefix = 32",
+    ),
     // Not yet
     (
         "[admin]",
@@ -322,21 +367,6 @@ const ONE_MISTAKE: &[(&str, &str, &str)] = &[
         "[ai]",
         "",
         "0:2 `ai` is not supported by this version of lbd yet | leave it out",
-    ),
-    (
-        "[[listener]]",
-        "allow = [\"10.0.0.0/8\"]",
-        "1:1 `allow` is not supported by this version of lbd yet | leave it out",
-    ),
-    (
-        "[[listener]]",
-        "deny = [\"10.0.0.0/8\"]",
-        "1:1 `deny` is not supported by this version of lbd yet | leave it out",
-    ),
-    (
-        "[[listener]]",
-        "per_source = { connections = 100 }",
-        "1:1 `per_source` is not supported by this version of lbd yet | leave it out",
     ),
     (
         "[[listener]]",
@@ -962,6 +992,79 @@ fn files_that_cannot_be_read_are_mistakes() {
 }
 
 #[test]
+fn networks_may_stand_in_files_of_their_own() {
+    let top = with(
+        "[[listener]]",
+        "allow = [\"192.0.2.0/24\"]\nallow_file = \"lists/ours.txt\"\ndeny_file = \"lists/theirs.txt\"",
+    );
+    let ours = "# our own\n10.0.0.0/8  # the office\n\n2001:db8::/32\n";
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("lists")).unwrap();
+    let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    write("lb.toml", &top);
+    write("lists/ours.txt", ours);
+    write("lists/theirs.txt", "");
+    let settings = load(&folder.path().join("lb.toml"), &no_env)
+        .unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    let listener = &settings.listeners[0];
+    let told: Vec<String> = listener.allow.all().map(|one| one.to_string()).collect();
+    assert_eq!(told, ["192.0.2.0/24", "10.0.0.0/8", "2001:db8::/32"]);
+    assert_eq!(
+        listener.allow.file,
+        Some(folder.path().join("lists/ours.txt"))
+    );
+    assert_eq!(listener.deny.all().count(), 0);
+    assert_eq!(read(&print_effective(&settings)), Ok(settings));
+}
+
+#[test]
+fn mistakes_in_files_of_networks_are_told_with_their_lines() {
+    let listener = |name: &str, port: u16, lines: &str| {
+        let head = "[[listener]]\npool = \"out\"\n";
+        format!("{head}name = \"{name}\"\nbind = \"127.0.0.1:{port}\"\n{lines}\n")
+    };
+    // Two listeners with one faulty file: its mistakes are told once.
+    let files = "allow_file = \"ours.txt\"\ndeny_file = \"theirs.txt\"";
+    let top = [
+        listener("a", 1, files),
+        listener(
+            "b",
+            2,
+            "allow_file = \"ours.txt\"\ndeny_file = \"nowhere.txt\"",
+        ),
+        listener("c", 3, "allow_file = \"nobody.txt\""),
+        "[[pool]]\nname = \"out\"\nbackend = [{ address = \"1.1.1.1:1\" }]\n".to_owned(),
+    ];
+    let mistakes = load_files(&[
+        ("lb.toml", &top.concat()),
+        (
+            "ours.txt",
+            "10.0.0.0/8\n\n  10.0.0.1/8 # host bits\n192.0.2.7\n",
+        ),
+        ("theirs.txt", "\n192.0.2.7/32\n1.2.3\n"),
+        ("nobody.txt", "# nothing\n\n"),
+    ])
+    .unwrap_err();
+    let heads: Vec<&str> = mistakes
+        .lines()
+        .filter(|line| line.contains("toml") || line.contains("txt"))
+        .filter(|line| !line.contains(" | "))
+        .collect();
+    assert_eq!(
+        heads,
+        [
+            "lb.toml:12:13: cannot read nowhere.txt: No such file or directory (os error 2)",
+            "lb.toml:17:14: `allow_file` names a file without a network: everybody would be let in",
+            "ours.txt:3:3: \"10.0.0.1/8\" has bits set behind the first 8",
+            "theirs.txt:2:1: the network 192.0.2.7 is both allowed and denied",
+            "      = hint: keep one; it is allowed at ours.txt:4:1",
+            "theirs.txt:3:1: \"1.2.3\" is not a network",
+        ]
+    );
+    assert!(mistakes.ends_with("\n5 mistakes in 3 files"), "{mistakes}");
+}
+
+#[test]
 fn a_thousand_backends_are_read_at_once() {
     let mut text = LEAST.to_owned();
     for at in 0..1000 {
@@ -976,6 +1079,32 @@ fn a_thousand_backends_are_read_at_once() {
     assert_eq!(settings.pools[0].backends.len(), 1001);
     // A few milliseconds when optimised; the bound holds for a test build on a busy machine, and
     // fails for anything quadratic in the slow parts.
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[test]
+fn ten_thousand_networks_are_read_and_worked_out_at_once() {
+    let network = |at: u32| format!("10.{}.{}.{}/27\n", at >> 11, at >> 3 & 255, (at & 7) << 5);
+    let file: String = (0..10_000).map(network).collect();
+    let top = with(
+        "[[listener]]",
+        "allow = [\"10.0.0.0/8\"]\ndeny_file = \"theirs.txt\"",
+    );
+    let start = Instant::now();
+    let settings = load_files(&[("lb.toml", &top), ("theirs.txt", &file)])
+        .unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    let listener = &settings.listeners[0];
+    assert_eq!(listener.deny.from_file.len(), 10_000);
+    let networks = Networks::new(listener.allow.all(), listener.deny.all());
+    let allows = |ip: &str| networks.allows(ip.parse().unwrap());
+    assert!(!allows("10.0.0.0") && !allows("10.4.225.255"));
+    // Behind the last of them.
+    assert!(allows("10.4.226.0") && !allows("11.0.0.0"));
+    // As above.
     assert!(
         start.elapsed() < Duration::from_secs(1),
         "{:?}",
@@ -1093,8 +1222,9 @@ fn any_log() -> impl Strategy<Value = Log> {
 fn any_listener(pools: usize) -> impl Strategy<Value = Listener> {
     let binds = prop::collection::btree_set(any_endpoint(), 1..4);
     let times = (any_duration(0), any_duration(0), any_duration(0));
-    (any_name(), binds, 0..pools, any::<u32>(), times).prop_map(
-        |(name, binds, pool, max_connections, times)| Listener {
+    let admission = (any_networks(), any_source_limits());
+    (any_name(), binds, 0..pools, any::<u32>(), times, admission).prop_map(
+        |(name, binds, pool, max_connections, times, ((allow, deny), per_source))| Listener {
             name,
             binds: distinct_by_port(binds),
             pool,
@@ -1102,6 +1232,46 @@ fn any_listener(pools: usize) -> impl Strategy<Value = Listener> {
             idle_timeout: times.0,
             half_close_timeout: times.1,
             max_lifetime: times.2,
+            allow,
+            deny,
+            per_source,
+        },
+    )
+}
+
+/// Two lists without a file, which share no network.
+fn any_networks() -> impl Strategy<Value = (NetworkList, NetworkList)> {
+    let network = (any::<std::net::IpAddr>(), 0..=128_u8).prop_map(|(ip, bits)| {
+        let ip = ip.to_canonical();
+        Network::holding(ip, bits.min(if ip.is_ipv4() { 32 } else { 128 }))
+    });
+    prop::collection::btree_set(network, 0..8).prop_map(|networks| {
+        let mut lists = (NetworkList::default(), NetworkList::default());
+        for (at, network) in networks.into_iter().flatten().enumerate() {
+            let list = if at % 2 == 0 {
+                &mut lists.0
+            } else {
+                &mut lists.1
+            };
+            list.networks.push(network);
+        }
+        lists
+    })
+}
+
+fn any_source_limits() -> impl Strategy<Value = SourceLimits> {
+    let rate = (1..=Rate::COUNT_MAX, 1..=86_400_000_u64, 1..=Rate::COUNT_MAX).prop_map(
+        |(count, millis, burst)| Rate {
+            count,
+            per: Duration::from_millis(millis),
+            burst,
+        },
+    );
+    (any::<u32>(), prop::option::of(rate), 0..=32_u8, 0..=128_u8).prop_map(
+        |(connections, rate, v4, v6)| SourceLimits {
+            connections,
+            rate,
+            prefixes: Prefixes { v4, v6 },
         },
     )
 }

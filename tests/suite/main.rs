@@ -1,5 +1,6 @@
 //! Every integration test: one binary, one harness, one link step.
 
+mod admission;
 mod backends;
 mod balance_kit;
 mod closing;

@@ -199,17 +199,35 @@ fn a_connect_that_fails_for_want_of_local_means_blames_no_backend() {
     }
 }
 
+/// Twenty ports for whoever connects without saying from where, until it is dropped: a backend
+/// of the harness ends by a connect, which would fail for ever after a failed test.
+struct FewPorts;
+
+const PORT_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+
+impl FewPorts {
+    fn new() -> Self {
+        std::fs::write(PORT_RANGE, "50000 50019").unwrap();
+        FewPorts
+    }
+}
+
+impl Drop for FewPorts {
+    fn drop(&mut self) {
+        let _ = std::fs::write(PORT_RANGE, "32768 60999");
+    }
+}
+
 /// C9: twenty ports for connections to backends.
 #[test]
 fn out_of_local_ports_no_backend_is_held_to_have_failed() {
     child::in_own_network(
         "resources::out_of_local_ports_no_backend_is_held_to_have_failed",
         || {
-            let range = "/proc/sys/net/ipv4/ip_local_port_range";
             let backend = Backend::echo();
             let setup = Setup::over(&[backend.address]).pool("ejection = { connect_failures = 1 }");
             let balancer = Balancer::start(&setup);
-            std::fs::write(range, "50000 50019").unwrap();
+            let ports = FewPorts::new();
             let from = |port: u16| Options {
                 source: Some(SocketAddr::from(([127, 0, 0, 2], 20_000 + port))),
                 ..Options::default()
@@ -225,8 +243,45 @@ fn out_of_local_ports_no_backend_is_held_to_have_failed() {
             assert_eq!(balancer.state().pools[0].backends[0].failures, 0);
             drop(clients);
             wait::until("all are over", || balancer.active() == 0);
-            std::fs::write(range, "32768 60999").unwrap();
+            drop(ports);
             assert!(echoed(balancer.address()));
+        },
+    );
+}
+
+/// C9: a connection is known by both its ends, so another backend has ports left.
+#[test]
+fn out_of_local_ports_for_one_backend_another_is_taken() {
+    child::in_own_network(
+        "resources::out_of_local_ports_for_one_backend_another_is_taken",
+        || {
+            let backends = [Backend::echo(), Backend::echo()];
+            let addresses = [backends[0].address, backends[1].address];
+            let pool = "policy = \"failover\"\nejection = { connect_failures = 1 }";
+            let balancer = Balancer::start(&Setup::over(&addresses).pool(pool));
+            let ports = FewPorts::new();
+            let mut clients = Vec::new();
+            for at in 0..35_u16 {
+                let source = SocketAddr::from(([127, 0, 0, 2], 20_000 + at));
+                let options = Options {
+                    source: Some(source),
+                    ..Options::default()
+                };
+                let mut client = sockets::connect_with(balancer.address(), options).unwrap();
+                client.set_read_timeout(Some(wait::PATIENCE)).unwrap();
+                client.write_all(b"x").unwrap();
+                assert_eq!(client.read(&mut [0]).unwrap(), 1, "client {at}");
+                clients.push(client);
+            }
+            let (first, second) = (balancer.backend("b0").0, balancer.backend("b1").0);
+            assert_eq!((first, second), (20, 15));
+            for backend in &balancer.state().pools[0].backends {
+                assert_eq!(backend.failures, 0, "{}", backend.name);
+                assert_eq!(backend.state.as_str(), "up", "{}", backend.name);
+            }
+            drop(clients);
+            wait::until("all are over", || balancer.active() == 0);
+            drop(ports);
         },
     );
 }

@@ -24,12 +24,21 @@ const CONNECTION_CALLS_MAX: f64 = 18.5;
 /// each of the two ways.
 const REQUEST_CALLS_MAX: f64 = 6.2;
 
+/// Calls for a client that is let in by no network or has reached its limit: wait, accept, make
+/// the close a reset, close; and the accept that finds nobody else.
+const REFUSAL_CALLS_MAX: f64 = 5.2;
+
 const CONNECTIONS: u64 = 400;
 const REQUESTS: u64 = 2000;
 
 /// The calls by name while `act` runs against a balancer with one worker, those of its start and
 /// end left out.
-fn counted(test: &str, act: impl Fn(&Process, u64), times: u64) -> Option<BTreeMap<String, i64>> {
+fn counted(
+    test: &str,
+    listener: &str,
+    act: impl Fn(&Process, u64),
+    times: u64,
+) -> Option<BTreeMap<String, i64>> {
     let Some(strace) = machine::program("strace") else {
         machine::skipped(test, "strace is not installed");
         return None;
@@ -51,7 +60,8 @@ fn counted(test: &str, act: impl Fn(&Process, u64), times: u64) -> Option<BTreeM
         let setup = Setup {
             workers: 1,
             ..Setup::over(&[backend.address])
-        };
+        }
+        .listener(listener);
         let mut lbd = Process::start_with(
             &setup,
             &Start {
@@ -107,18 +117,19 @@ fn exchange(client: &mut TcpStream, first: u8) {
     client.read_exact(&mut message).unwrap();
 }
 
+fn connections(lbd: &Process, times: u64) {
+    for _ in 0..times {
+        let mut client = TcpStream::connect(lbd.address).unwrap();
+        client.set_read_timeout(Some(wait::PATIENCE)).unwrap();
+        exchange(&mut client, b'c');
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    }
+}
+
 #[test]
 fn a_short_connection_stays_within_its_budget_of_system_calls() {
-    let act = |lbd: &Process, times: u64| {
-        for _ in 0..times {
-            let mut client = TcpStream::connect(lbd.address).unwrap();
-            client.set_read_timeout(Some(wait::PATIENCE)).unwrap();
-            exchange(&mut client, b'c');
-            assert_eq!(client.read(&mut [0]).unwrap(), 0);
-        }
-    };
     let name = "a_short_connection_stays_within_its_budget_of_system_calls";
-    if let Some(calls) = counted(name, act, CONNECTIONS) {
+    if let Some(calls) = counted(name, "", connections, CONNECTIONS) {
         let each = each(&calls, CONNECTIONS);
         eprintln!("{each:.2} calls for a connection: {calls:?}");
         assert!(each <= CONNECTION_CALLS_MAX, "{each:.2} calls: {calls:?}");
@@ -142,10 +153,62 @@ fn a_request_on_a_standing_connection_stays_within_its_budget_of_system_calls() 
         }
     };
     let name = "a_request_on_a_standing_connection_stays_within_its_budget_of_system_calls";
-    if let Some(calls) = counted(name, act, REQUESTS) {
+    if let Some(calls) = counted(name, "", act, REQUESTS) {
         let each = each(&calls, REQUESTS);
         eprintln!("{each:.2} calls for a request: {calls:?}");
         assert!(each <= REQUEST_CALLS_MAX, "{each:.2} calls: {calls:?}");
         assert!(each > 3.0, "that cannot be all: {calls:?}");
+    }
+}
+
+/// Ten thousand networks and a limit for each source: the same budget.
+#[test]
+fn asking_who_a_client_is_costs_no_system_call() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("theirs.txt");
+    let networks = (0..10_000).map(|at| format!("10.{}.{}.0/24\n", at / 256, at % 256));
+    std::fs::write(&file, networks.collect::<String>()).unwrap();
+    let listener = format!(
+        "allow = [\"127.0.0.0/8\"]\ndeny_file = \"{}\"\n\
+         per_source = {{ connections = 100, rate = \"1000000/1s\" }}",
+        file.display()
+    );
+    let name = "asking_who_a_client_is_costs_no_system_call";
+    if let Some(calls) = counted(name, &listener, connections, CONNECTIONS) {
+        let each = each(&calls, CONNECTIONS);
+        eprintln!("{each:.2} calls for a connection: {calls:?}");
+        assert!(each <= CONNECTION_CALLS_MAX, "{each:.2} calls: {calls:?}");
+        assert!(each > 5.0, "that cannot be all: {calls:?}");
+    }
+}
+
+#[test]
+fn a_client_that_is_refused_stays_within_its_budget_of_system_calls() {
+    let name = "a_client_that_is_refused_stays_within_its_budget_of_system_calls";
+    // How many are served before that.
+    let limits = [
+        ("deny = [\"127.0.0.0/8\"]", 0),
+        ("per_source = { rate = \"1/1h\" }", 1),
+        ("per_source = { connections = 1 }", 1),
+    ];
+    for (limit, served) in limits {
+        let act = |lbd: &Process, times: u64| {
+            if times == 0 {
+                return;
+            }
+            let connect = || TcpStream::connect(lbd.address).unwrap();
+            let mut held: Vec<TcpStream> = (0..served).map(|_| connect()).collect();
+            held.iter_mut().for_each(|client| exchange(client, b'x'));
+            for _ in 0..times {
+                assert!(sockets::await_reset(connect(), wait::PATIENCE));
+            }
+        };
+        let Some(calls) = counted(name, limit, act, CONNECTIONS) else {
+            return;
+        };
+        let each = each(&calls, CONNECTIONS);
+        eprintln!("{each:.2} calls for a refusal: {calls:?}");
+        assert!(each <= REFUSAL_CALLS_MAX, "{each:.2} calls: {calls:?}");
+        assert!(each >= 3.0, "that cannot be all: {calls:?}");
     }
 }

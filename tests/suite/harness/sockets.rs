@@ -23,6 +23,16 @@ pub struct Options {
 
 /// Connects; blocks until that is done.
 pub fn connect_with(to: SocketAddr, options: Options) -> std::io::Result<TcpStream> {
+    let socket = prepared(to, options)?;
+    // A blocking connect gives up when a send would.
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, options.connect_timeout)?;
+    connect(&socket, &to)?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, None)?;
+    Ok(TcpStream::from(socket))
+}
+
+/// What is to be connected, so that its own address is known even if the connect fails.
+pub fn prepared(to: SocketAddr, options: Options) -> std::io::Result<OwnedFd> {
     let socket = new_socket(to, SocketFlags::CLOEXEC)?;
     if let Some(bytes) = options.receive_buffer {
         sockopt::set_socket_recv_buffer_size(&socket, bytes)?;
@@ -34,11 +44,7 @@ pub fn connect_with(to: SocketAddr, options: Options) -> std::io::Result<TcpStre
         sockopt::set_socket_reuseaddr(&socket, true)?;
         bind(&socket, &source)?;
     }
-    // A blocking connect gives up when a send would.
-    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, options.connect_timeout)?;
-    connect(&socket, &to)?;
-    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, None)?;
-    Ok(TcpStream::from(socket))
+    Ok(socket)
 }
 
 /// A listener whose accepted sockets have these buffers.
