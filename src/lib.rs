@@ -22,7 +22,10 @@ pub mod sys {
 
 /// Floor 1: parsers and encoders of bytes on the wire; pure.
 pub mod wire {
+    pub mod agent;
     pub mod http;
+    pub mod proxy;
+    pub mod script;
 }
 
 /// Floor 1: the process log and the access log.
