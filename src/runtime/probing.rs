@@ -151,7 +151,11 @@ struct Prober {
 impl Prober {
     async fn run(self) {
         let known = self.pool.live(self.index).verdict();
-        let mut health = Health::new(self.settings.thresholds, known);
+        let mut health = Health::new(
+            self.settings.thresholds,
+            crate::balance::health::Damping::NONE,
+            known,
+        );
         let mut chance = Chance::seeded(seed(&self.name));
         // A backend nothing is known of is probed at once, the others at their usual distance.
         if known == Verdict::Up || known == Verdict::Down {
@@ -163,7 +167,7 @@ impl Prober {
             let changed = if result.local {
                 None
             } else {
-                health.observe(result.passed)
+                health.observe(result.passed, crate::base::clock::Moment::now())
             };
             if let Some(verdict) = changed {
                 self.pool.set_verdict(self.index, verdict);
