@@ -52,7 +52,9 @@ pub mod balance {
 /// Floor 3: from TOML text to checked settings.
 pub mod config {
     mod address;
+    pub mod certificates;
     mod check;
+    mod check_health;
     mod check_listener;
     mod check_pool;
     mod duration;
@@ -64,11 +66,13 @@ pub mod config {
     pub mod mistakes;
     mod names;
     pub mod print;
+    mod quotes;
     mod reader;
     pub mod settings;
     mod suggest;
     mod syntax;
     mod values;
+    pub mod warnings;
 }
 
 /// Floor 3: sockets: listening, connecting, readiness.
@@ -105,14 +109,21 @@ pub mod runtime {
     pub mod probing;
     pub mod sessions;
     pub mod shared;
+    mod standing;
     pub mod state;
     pub mod worker;
 }
 
 /// Floor 5: asks the backends how they are.
 pub mod probe {
+    pub mod agent;
+    mod connect;
+    pub mod exec;
+    mod http;
     pub mod pace;
     pub mod runner;
+    mod script;
+    pub mod tls;
 }
 
 /// Floor 7: the command line.

@@ -10,8 +10,10 @@ use crate::config::duration;
 use crate::config::expand;
 use crate::config::keys::Kind;
 use crate::config::ledger::{Place, Wrong};
+use crate::config::quotes;
 use crate::config::reader::{self, Found, Reader, integer};
 use crate::config::suggest;
+use crate::wire::script;
 
 impl<'a> Reader<'a> {
     /// A string of any form.
@@ -106,6 +108,57 @@ impl<'a> Reader<'a> {
     pub(crate) fn required_strings(&self, name: &str, expected: &str) -> Vec<Found<String>> {
         self.require(name);
         self.strings(name, expected)
+    }
+
+    /// An array of strings, which may be empty.
+    pub(crate) fn texts(&self, name: &str) -> Vec<Found<String>> {
+        match self.get(name).map(Spanned::get_ref) {
+            Some(DeValue::Array(items)) if items.is_empty() => Vec::new(),
+            Some(DeValue::Array(_)) | None => self.strings(name, "a string"),
+            Some(_) => {
+                let value = self.get(name).expect("just found");
+                self.note_type(name, value, "an array of strings");
+                Vec::new()
+            }
+        }
+    }
+
+    pub(crate) fn flag(&self, name: &str) -> bool {
+        let Kind::Flag(default) = self.kind(name) else {
+            panic!("{name} is no flag")
+        };
+        let Some(value) = self.get(name) else {
+            return *default;
+        };
+        match value.get_ref() {
+            DeValue::Boolean(flag) => *flag,
+            _ => {
+                self.note_type(name, value, "true or false");
+                *default
+            }
+        }
+    }
+
+    /// A string with the escapes of scripted probes, as bytes; a mistake is noted.
+    pub(crate) fn bytes(&self, name: &str) -> Vec<u8> {
+        let Some(found) = self.written(name, "a string") else {
+            return Vec::new();
+        };
+        script::unescape(&found.value).unwrap_or_else(|bad| {
+            let raw = self.page.text.get(found.place.span.clone());
+            let within = quotes::span_of(raw.unwrap_or_default(), &found.value, &bad.at);
+            let (file, start) = (found.place.file, found.place.span.start);
+            let place = match within {
+                Some(within) => Place {
+                    file,
+                    span: start + within.start..start + within.end,
+                },
+                None => found.place,
+            };
+            let hint = "escapes are \\r, \\n, \\t, \\\\ and \\xNN; in single quotes TOML leaves them alone";
+            self.note(&place, Wrong::new(format!("`{name}`: {}", bad.what), hint));
+            Vec::new()
+        })
     }
 
     /// One of a few words.
@@ -223,6 +276,13 @@ impl<'a> Reader<'a> {
             (Some(DeValue::String(text)), Kind::Text(default)) => text == default,
             (Some(DeValue::Integer(number)), Kind::Number(default)) => {
                 integer(number) == Some(i64::from(*default))
+            }
+            (Some(DeValue::Boolean(flag)), Kind::Flag(default)) => flag == default,
+            (Some(DeValue::Array(items)), Kind::Texts(_)) => items.is_empty(),
+            (Some(DeValue::Array(items)), Kind::Section(_)) => items.is_empty(),
+            (Some(DeValue::Table(_)), Kind::Section(section)) => {
+                let inner = self.table(name);
+                section.keys.iter().all(|key| inner.is_default(key.name))
             }
             _ => false,
         }

@@ -139,9 +139,9 @@ impl<'a> Expectation<'a> {
         }
     }
 
-    /// `3 of 7 bytes`.
-    pub fn progress(&self) -> String {
-        format!("{} of {} bytes", self.seen, self.expected.len())
+    /// Bytes that have come as expected, and all that are expected.
+    pub fn progress(&self) -> (usize, usize) {
+        (self.seen, self.expected.len())
     }
 }
 
