@@ -233,7 +233,8 @@ fn note_what_cannot_be_verified(table: &Reader<'_>, kind: Kind, http: &HttpProbe
         );
         table.note(&table.place_of_value("host"), wrong);
     }
-    if !table.has("tls") && certificates::system_roots().is_empty() {
+    let system = table.table("tls").is_default("ca");
+    if system && certificates::system_roots().is_empty() {
         let wrong = Wrong::new(
             "this system trusts no certificate authority",
             "install its certificates, or add tls = { ca = \"ca.pem\" }",

@@ -52,3 +52,6 @@ async fn attempt(spec: &AgentSpec) -> Result<Answer, String> {
         None => Err("closed without an answer".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,17 +1,14 @@
 //! The probe that runs a program: no shell, nothing inherited, and nothing left of it at the end.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid,
-};
-use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead, AsyncReadExt, Interest};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
+use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 
 use super::connect::{Failure, describe};
 use crate::base::addr::Endpoint;
@@ -43,6 +40,10 @@ pub(super) async fn run(
     target: &Endpoint,
     timeout: Duration,
 ) -> Result<String, Failure> {
+    let children = signal(SignalKind::child()).map_err(|error| Failure {
+        local: true,
+        detail: format!("cannot be waited for: {}", describe(&error)),
+    })?;
     let mut child = command(program, target)?.spawn().map_err(|error| Failure {
         local: is_shortage(&error),
         detail: format!("cannot be started: {}", describe(&error)),
@@ -64,7 +65,7 @@ pub(super) async fn run(
         };
         tokio::select! {
             biased;
-            ended = tokio::time::timeout(timeout, exited(process)) => ended,
+            ended = tokio::time::timeout(timeout, exited(process, children)) => ended,
             () = reading => unreachable!("it never ends"),
         }
     };
@@ -128,17 +129,13 @@ fn is_shortage(error: &io::Error) -> bool {
 }
 
 /// Waits for the exit without taking its status: the number of the process stays its own.
-async fn exited(process: Pid) -> io::Result<()> {
-    let descriptor: OwnedFd = pidfd_open(process, PidfdFlags::NONBLOCK)?;
-    let descriptor = AsyncFd::with_interest(descriptor, Interest::READABLE)?;
-    loop {
-        let mut ready = descriptor.readable().await?;
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
-        if waitid(WaitId::Pid(process), options)?.is_some() {
-            return Ok(());
-        }
-        ready.clear_ready();
+/// `children` tells of the end of any child from before this one began.
+async fn exited(process: Pid, mut children: Signals) -> io::Result<()> {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+    while waitid(WaitId::Pid(process), options)?.is_none() {
+        children.recv().await;
     }
+    Ok(())
 }
 
 /// Kills the whole process group when it goes out of scope.
@@ -230,22 +227,4 @@ fn signal_name(signal: i32) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_line_with_text_is_shown_escaped_and_cut() {
-        let line = |bytes: &[u8]| Tail(bytes.to_vec()).last_line();
-        assert_eq!(line(b"first\nlast\n\n  \r\n").as_deref(), Some("last"));
-        assert_eq!(line(b"\n \n"), None);
-        assert_eq!(line(b"a\x1b[1m\xff").as_deref(), Some("a\\x1b[1m\\xff"));
-        let long = line("\u{e9}".repeat(300).as_bytes()).unwrap();
-        assert_eq!(long.len(), DETAIL_BYTES_MAX);
-    }
-
-    #[test]
-    fn signals_are_named() {
-        assert_eq!(signal_name(9), "SIGKILL");
-        assert_eq!(signal_name(64), "signal 64");
-    }
-}
+mod tests;

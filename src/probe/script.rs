@@ -145,3 +145,6 @@ fn shown(expected: &[u8]) -> String {
     }
     shown
 }
+
+#[cfg(test)]
+mod tests;

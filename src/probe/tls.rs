@@ -152,7 +152,9 @@ fn certificate_refusal(why: &CertificateError) -> String {
         }
         CertificateError::NotValidYet => "certificate is not valid yet".to_owned(),
         CertificateError::UnknownIssuer => "certificate of an unknown issuer".to_owned(),
-        CertificateError::BadSignature => "certificate has a bad signature".to_owned(),
+        CertificateError::BadSignature => {
+            "certificate of an unknown issuer: the known one of its name has another key".to_owned()
+        }
         CertificateError::Revoked => "certificate is revoked".to_owned(),
         other => format!("certificate refused: {other}"),
     }
@@ -234,18 +236,4 @@ impl ServerCertVerifier for Anyone {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_shown_without_their_wrapping_and_not_all_of_many() {
-        let names = |names: &[&str]| {
-            let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
-            presented_names(&names)
-        };
-        assert_eq!(names(&["DnsName(\"a.example\")"]), "a.example");
-        assert_eq!(names(&["IpAddress(10.0.0.1)", "odd"]), "10.0.0.1, odd");
-        assert_eq!(names(&[]), "no name");
-        assert_eq!(names(&["a", "b", "c", "d", "e"]), "a, b, c and 2 more");
-    }
-}
+mod tests;
