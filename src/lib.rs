@@ -17,6 +17,7 @@ pub mod base {
 
 /// Floor 1: the only `unsafe` code: kernel calls that no safe wrapper offers.
 pub mod sys {
+    pub mod descriptors;
     pub mod socket;
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Once;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
@@ -12,6 +13,7 @@ use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 
 use super::connect::{Failure, describe};
 use crate::base::addr::Endpoint;
+use crate::sys::descriptors;
 use crate::wire::script::escape;
 
 /// So much of the end of each output stream is kept.
@@ -44,6 +46,9 @@ pub(super) async fn run(
         local: true,
         detail: format!("cannot be waited for: {}", describe(&error)),
     })?;
+    // All that this process opens itself stays its own anyway.
+    static OWN: Once = Once::new();
+    OWN.call_once(descriptors::keep_from_programs);
     let mut child = command(program, target)?.spawn().map_err(|error| Failure {
         local: is_shortage(&error),
         detail: format!("cannot be started: {}", describe(&error)),

@@ -1440,7 +1440,10 @@ fn a_ca_file_is_read_with_the_configuration_and_its_mistakes_are_the_configurati
         let path = file("bad.pem", text);
         let told = told(&health(&format!("tls.ca = {path:?}")), "[pool.health]");
         assert_eq!(told.len(), 1, "{told:?}");
-        assert!(told[0].contains(&format!("the CA file {path:?} {what}")), "{told:?}");
+        assert!(
+            told[0].contains(&format!("the CA file {path:?} {what}")),
+            "{told:?}"
+        );
     }
     let told = told(
         &health(&format!("tls.ca = {good:?}\nhost = \"a,b\"")),
@@ -1458,7 +1461,10 @@ fn a_ca_file_is_read_with_the_configuration_and_its_mistakes_are_the_configurati
 fn a_backend_on_a_socket_in_the_file_system_has_no_port_no_agent_and_no_name() {
     let unix = LEAST.replace("127.0.0.1:9001", "unix:/run/x");
     let with_health = |lines: &str| {
-        let text = unix.replace("[[pool.backend]]", &format!("[pool.health]\n{lines}\n[[pool.backend]]"));
+        let text = unix.replace(
+            "[[pool.backend]]",
+            &format!("[pool.health]\n{lines}\n[[pool.backend]]"),
+        );
         let Err(mistakes) = read(&text) else {
             panic!("accepted: {lines}")
         };
@@ -1467,10 +1473,16 @@ fn a_backend_on_a_socket_in_the_file_system_has_no_port_no_agent_and_no_name() {
     };
     let label = "[[pool.backend]] of [[pool]] \"out\"";
     for key in ["port", "agent_port", "probe_address"] {
-        let value = if key == "probe_address" { "\"10.0.0.1\"" } else { "80" };
+        let value = if key == "probe_address" {
+            "\"10.0.0.1\""
+        } else {
+            "80"
+        };
         assert_eq!(
             with_health(&format!("{key} = {value}")),
-            [format!("{label} is a socket in the file system, but health has a `{key}`")]
+            [format!(
+                "{label} is a socket in the file system, but health has a `{key}`"
+            )]
         );
     }
     let folder = tempfile::tempdir().unwrap();
@@ -1479,7 +1491,9 @@ fn a_backend_on_a_socket_in_the_file_system_has_no_port_no_agent_and_no_name() {
     fs::write(&path, certified.cert.pem()).unwrap();
     assert_eq!(
         with_health(&format!("probe = \"tls\"\ntls.ca = {path:?}")),
-        [format!("{label} has no name that its certificate could be for")]
+        [format!(
+            "{label} has no name that its certificate could be for"
+        )]
     );
 }
 

@@ -10,6 +10,7 @@ use std::sync::mpsc::channel;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use lbd::balance::backend::Wish;
 use lbd::base::addr::Endpoint;
 use lbd::config::load::load_text;
 use lbd::config::settings::Settings;
@@ -175,6 +176,17 @@ impl Balancer {
             .and_then(|pool| pool.backend(name))
             .expect("a backend");
         (backend.active, backend.total)
+    }
+
+    /// What the operator wants of a backend.
+    pub fn wish(&self, backend: &str, wish: Wish) {
+        let known = self.ask(|done| Command::Wish {
+            pool: "out".to_owned(),
+            backend: backend.to_owned(),
+            wish,
+            done,
+        });
+        assert!(known, "there is no {backend}");
     }
 
     pub fn active(&self) -> u32 {
