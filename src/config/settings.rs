@@ -160,17 +160,16 @@ pub struct TlsVerify {
     pub insecure: bool,
 }
 
-/// The host of a Host header's value.
+/// The host of a Host header's value, an IPv6 address without its brackets.
 pub fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
-            let inner = name
-                .strip_prefix('[')
-                .and_then(|name| name.strip_suffix(']'));
-            inner.unwrap_or(name)
-        }
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
-    }
+    };
+    let inner = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'));
+    inner.unwrap_or(name)
 }
 
 /// A PEM file as it was when the configuration was read: other content is another setting.
@@ -191,4 +190,23 @@ pub struct HttpProbe {
     pub expect_status: Vec<RangeInclusive<u16>>,
     /// Text that must occur in the body; empty = any body.
     pub expect_body: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_port_and_the_brackets_of_a_host_are_left_out() {
+        for (host, name) in [
+            ("web.internal", "web.internal"),
+            ("web.internal:8443", "web.internal"),
+            ("10.0.0.1:80", "10.0.0.1"),
+            ("[2001:db8::1]:80", "2001:db8::1"),
+            ("[2001:db8::1]", "2001:db8::1"),
+            ("", ""),
+        ] {
+            assert_eq!(without_port(host), name, "{host}");
+        }
+    }
 }

@@ -175,9 +175,8 @@ impl Tail {
         let line =
             lines.find_map(|line| Some(line.trim_ascii()).filter(|line| !line.is_empty()))?;
         let mut text = escape(line);
-        if text.len() > DETAIL_BYTES_MAX {
-            let end = text.floor_char_boundary(DETAIL_BYTES_MAX);
-            text.truncate(end);
+        while text.len() > DETAIL_BYTES_MAX {
+            text.pop();
         }
         Some(text)
     }

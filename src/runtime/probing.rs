@@ -84,11 +84,11 @@ impl Probing {
                 let same_backend = |task: &Task| task.address == member.target;
                 let task = match before.remove(&name) {
                     Some(task) if same_backend(&task) && task.health == *health => task,
-                    Some(task) => {
-                        let standing = same_backend(&task).then(|| task.end(health));
-                        self.spawn(&name, &upstream.pool, index, health, standing)
+                    Some(task) if same_backend(&task) => {
+                        let standing = task.hand_over(health);
+                        self.spawn(&name, &upstream.pool, index, health, Some(standing))
                     }
-                    None => self.spawn(&name, &upstream.pool, index, health, None),
+                    _ => self.spawn(&name, &upstream.pool, index, health, None),
                 };
                 task.assert_verdict(&upstream.pool, index);
                 self.tasks.insert(name, task);
@@ -96,16 +96,13 @@ impl Probing {
         }
         for (name, task) in before {
             task.forget_agent();
-            task.handle.abort();
             self.board.forget(&name);
         }
     }
 
     /// Ends all probes.
     pub fn stop(&mut self) {
-        for (_, task) in self.tasks.drain() {
-            task.handle.abort();
-        }
+        self.tasks.clear();
     }
 
     pub fn last(&self, pool: &str, backend: &str) -> Option<LastProbe> {
@@ -158,16 +155,16 @@ impl Probing {
     }
 }
 
-impl Drop for Probing {
+/// A task that is not kept ends.
+impl Drop for Task {
     fn drop(&mut self) {
-        self.stop();
+        self.handle.abort();
     }
 }
 
 impl Task {
-    /// Ends the task, and gives what it knew to the one that follows with other settings.
-    fn end(&self, next: &settings::Health) -> Arc<Mutex<Standing>> {
-        self.handle.abort();
+    /// What it knows, for the task that follows with other settings.
+    fn hand_over(&self, next: &settings::Health) -> Arc<Mutex<Standing>> {
         let asks_the_same = |one: &settings::Health, other: &settings::Health| {
             one.agent.as_ref().map(|agent| agent.port)
                 == other.agent.as_ref().map(|agent| agent.port)

@@ -94,14 +94,30 @@ fn a_thousand_probes_leave_no_descriptor_thread_or_waiting_socket() {
         };
         let backend = answering(fine);
         let many = HTTP.replace("\"60ms\"", "\"10ms\"");
-        let balancer = Balancer::start(&Setup::over(&[backend.address]).pool(&many));
-        wait::until("it is found up", || state(&balancer) == State::Up);
+        let scripted = many.replace("\"http\"", "\"send_expect\"").replace(
+            "expect_body = \"fine\"",
+            "send = 'x'\nexpect = 'HTTP/1.1 200'",
+        );
+        let more = format!(
+            "[[pool]]\nname = \"more\"\n{scripted}[[pool.backend]]\naddress = \"{}\"\n",
+            backend.address
+        );
+        let mut setup = Setup::over(&[backend.address]).pool(&many);
+        setup.more = more;
+        let balancer = Balancer::start(&setup);
+        wait::until("both are found up", || {
+            let state = balancer.state();
+            state
+                .pools
+                .iter()
+                .all(|pool| pool.backends[0].state == State::Up)
+        });
         let before = (descriptors("self"), threads("self"));
         let probes = backend.accepted();
-        wait::until("a thousand were made", || {
-            backend.accepted() > probes + 1000
+        wait::until("two thousand were made", || {
+            backend.accepted() > probes + 2000
         });
-        // One may be under way at either look.
+        // One of each may be under way at either look.
         wait::until("descriptors and threads are as before", || {
             let (now, of_threads) = (descriptors("self"), threads("self"));
             now <= before.0 && of_threads <= before.1

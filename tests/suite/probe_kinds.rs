@@ -518,3 +518,27 @@ fn a_probe_that_verifies_nobody_is_told_at_check_and_at_start() {
         "{told}"
     );
 }
+
+#[test]
+fn a_backend_that_moved_or_is_gone_is_no_longer_probed_where_it_was() {
+    let (old, new, last) = (Backend::echo(), Backend::echo(), Backend::echo());
+    let balancer = Balancer::start(&over(old.address, ""));
+    wait::until("it is probed", || old.accepted() > 3);
+    balancer.reload(&over(new.address, "")).unwrap();
+    wait::until("the new one is probed", || new.accepted() > 3);
+    let before = old.accepted();
+    wait::until("the new one is probed", || new.accepted() > 10);
+    // One may have been under way.
+    assert!(
+        old.accepted() <= before + 1,
+        "{} after {before}",
+        old.accepted()
+    );
+    let mut renamed = over(last.address, "");
+    renamed.backends[0].0 = "other".to_owned();
+    balancer.reload(&renamed).unwrap();
+    wait::until("the last one is probed", || last.accepted() > 3);
+    let before = new.accepted();
+    wait::until("the last one is probed", || last.accepted() > 10);
+    assert!(new.accepted() <= before + 1);
+}
