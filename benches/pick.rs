@@ -39,6 +39,7 @@ fn spec(policy: PolicyKind, n: usize) -> PoolSpec<()> {
         },
         probed: false,
         seed: "seed".into(),
+        max_connections: 0,
         members: members.collect(),
     }
 }

@@ -10,6 +10,7 @@
 pub mod base {
     pub mod addr;
     pub mod clock;
+    pub mod drain;
     pub mod ending;
     pub mod wall;
     pub mod wheel;
@@ -39,6 +40,7 @@ pub mod observe {
 /// Floor 2: which backend is taken, and why; pure: no sockets, no clock, no threads of its own.
 pub mod balance {
     pub mod backend;
+    pub mod budget;
     pub mod chance;
     pub mod health;
     pub mod key;
@@ -46,6 +48,8 @@ pub mod balance {
     pub mod live;
     pub mod policy;
     pub mod pool;
+    pub mod queue;
+    pub mod rebalance;
     mod slots;
     pub mod table;
 }
@@ -103,11 +107,14 @@ pub mod proxy {
 
 /// Floor 6: threads and their life: workers, the control thread, reload, drain.
 pub mod runtime {
+    pub mod closing;
     pub mod control;
     mod descriptors;
+    pub mod draining;
     pub mod life;
     mod plan;
     pub mod probing;
+    mod rebalancing;
     pub mod sessions;
     pub mod shared;
     mod standing;

@@ -42,7 +42,7 @@ impl Candidates {
     }
 
     /// The best backend not tried yet, counted as active from now on; `None` when every backend is
-    /// tried, full or out, or after [`TRIES_MAX`] tries.
+    /// tried, full or out, when the pool is full, or after [`TRIES_MAX`] tries.
     pub fn next<T>(
         &mut self,
         pool: &Arc<Pool<T>>,
@@ -50,7 +50,7 @@ impl Candidates {
         chance: &mut Chance,
     ) -> Option<Lease<T>> {
         let tries = usize::from(self.tries);
-        if tries == TRIES_MAX {
+        if tries == TRIES_MAX || !pool.table.hold(pool.limit) {
             return None;
         }
         for class in Class::BY_PREFERENCE {
@@ -78,7 +78,48 @@ impl Candidates {
                 }
             }
         }
+        pool.table.let_go();
         None
+    }
+
+    /// Whether [`Candidates::next`] found nobody only because whoever could be taken is full: then
+    /// waiting may help.
+    pub fn found_all_full<T>(&self, pool: &Pool<T>, now: Moment) -> bool {
+        let tried = &self.tried[..usize::from(self.tries)];
+        tried.len() < TRIES_MAX
+            && pool.tiers.iter().any(|tier| {
+                Class::BY_PREFERENCE.iter().any(|&class| {
+                    let field = Field {
+                        seats: &tier.seats,
+                        runs: &tier.runs,
+                        slots: &pool.slots,
+                        tried,
+                        class,
+                        now,
+                    };
+                    field.has_anybody()
+                })
+            })
+    }
+}
+
+impl<T> Pool<T> {
+    /// Whether a client that has tried nobody yet would find a backend.
+    pub fn has_room(&self, now: Moment) -> bool {
+        self.active() < self.limit
+            && self.tiers.iter().any(|tier| {
+                Class::BY_PREFERENCE.iter().any(|&class| {
+                    let field = Field {
+                        seats: &tier.seats,
+                        runs: &tier.runs,
+                        slots: &self.slots,
+                        tried: &[],
+                        class,
+                        now,
+                    };
+                    field.has_room()
+                })
+            })
     }
 }
 
@@ -113,6 +154,12 @@ impl<T> Lease<T> {
         &self.pool.members()[self.index()]
     }
 
+    /// Whether the lease is of this member, by its live record: in a pool of another configuration
+    /// it may have another index.
+    pub fn is_of(&self, pool: &Pool<T>, index: usize) -> bool {
+        self.pool.record(self.index()) == pool.record(index)
+    }
+
     /// The backend accepted; to be told once. Ends its row of failures.
     pub fn connected(&self) {
         self.pool.live(self.index()).counters.connected();
@@ -134,6 +181,8 @@ impl<T> Lease<T> {
 impl<T> Drop for Lease<T> {
     fn drop(&mut self) {
         self.pool.live(self.index()).hot.vacate();
+        self.pool.table.let_go();
+        self.pool.table.queue().released();
     }
 }
 

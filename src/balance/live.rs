@@ -1,6 +1,6 @@
 //! The live record of one backend: one hot word that every pick looks at, and cold counters.
 
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64, fence};
 
 use super::backend::{Availability, Verdict, Wish, availability};
@@ -119,7 +119,8 @@ impl Hot {
 
     #[inline]
     pub(super) fn vacate(&self) {
-        let before = self.0.fetch_sub(1, Relaxed);
+        // Sequentially consistent for the queue's sake, see `Queue::released`.
+        let before = self.0.fetch_sub(1, SeqCst);
         debug_assert_ne!(Word(before).active(), 0, "a lease was given back twice");
     }
 

@@ -219,6 +219,23 @@ impl Field<'_> {
         })
     }
 
+    #[cold]
+    pub(super) fn has_room(&self) -> bool {
+        (0..self.len()).any(|seat| self.has(seat))
+    }
+
+    /// Whether there is somebody who may be chosen, full or not.
+    #[cold]
+    pub(super) fn has_anybody(&self) -> bool {
+        self.seats.iter().any(|&seat| {
+            let roomy = Seat {
+                limit: u32::MAX,
+                ..seat
+            };
+            self.admits(&roomy, self.slots.hot(seat.slot).load())
+        })
+    }
+
     #[inline]
     fn has_tried(&self, slot: u32) -> bool {
         !self.tried.is_empty() && self.is_among_tried(slot)

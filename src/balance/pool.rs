@@ -7,11 +7,13 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::backend::{Availability, State, Verdict, Wish, availability};
+use super::budget::Budget;
 use super::health::Ejection;
 use super::key::HashSeed;
 pub use super::lease::{Candidates, Lease, TRIES_MAX};
 use super::live::Live;
 use super::policy::{Policy, PolicyKind, Run, Seat};
+use super::queue::Queue;
 use super::slots::Slots;
 use super::table::Table;
 use crate::base::clock::Moment;
@@ -46,8 +48,17 @@ pub struct PoolSpec<T> {
     pub probed: bool,
     /// `global.hash_seed`.
     pub seed: String,
+    /// Leases of all members together, exact over all threads and reloads; 0 = no limit.
+    pub max_connections: u32,
     /// At most [`MEMBERS_MAX`].
     pub members: Vec<MemberSpec<T>>,
+}
+
+/// Tells one live record from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Record {
+    table: usize,
+    slot: u32,
 }
 
 /// Members are counted in 16 bits throughout the policies.
@@ -65,7 +76,9 @@ pub struct Pool<T> {
     pub(super) slots: Slots,
     /// By priority; those of weight 0 are in none.
     pub(super) tiers: Box<[Tier]>,
-    table: Arc<Table>,
+    pub(super) table: Arc<Table>,
+    /// [`u32::MAX`] = no limit.
+    pub(super) limit: u32,
     /// Until then (in microseconds) as many members are ejected as may be.
     ejections_full_until: AtomicU64,
 }
@@ -94,6 +107,7 @@ impl<T> Pool<T> {
             ejection,
             probed,
             seed,
+            max_connections,
             members,
         } = spec;
         assert!(
@@ -130,6 +144,11 @@ impl<T> Pool<T> {
             slots,
             tiers,
             table,
+            limit: if max_connections == 0 {
+                u32::MAX
+            } else {
+                max_connections
+            },
             ejections_full_until: AtomicU64::new(0),
         }
     }
@@ -155,6 +174,15 @@ impl<T> Pool<T> {
         self.slots.live(self.member_slots[index])
     }
 
+    /// Which live record the member has: pools of one name that follow each other have the same
+    /// for the same backend. Means nothing once the pool is gone.
+    pub fn record(&self, index: usize) -> Record {
+        Record {
+            table: Arc::as_ptr(&self.table) as usize,
+            slot: self.member_slots[index],
+        }
+    }
+
     /// The word an operator sees.
     pub fn state(&self, index: usize, now: Moment) -> State {
         let live = self.live(index);
@@ -177,14 +205,30 @@ impl<T> Pool<T> {
         )
     }
 
+    /// Leases held of any member, past and present ones of this pool's name.
+    pub fn active(&self) -> u32 {
+        self.table.active()
+    }
+
+    /// Clients that wait until a member has room.
+    pub fn queue(&self) -> &Arc<Queue> {
+        self.table.queue()
+    }
+
+    pub fn budget(&self) -> &Budget {
+        self.table.budget()
+    }
+
     /// For the probes.
     pub fn set_verdict(&self, index: usize, verdict: Verdict) {
         self.live(index).hot.set_verdict(verdict);
+        self.queue().released();
     }
 
     /// For the operator.
     pub fn set_wish(&self, index: usize, wish: Wish) {
         self.live(index).hot.set_wish(wish);
+        self.queue().released();
     }
 
     /// Counts a failed connect, which may be the one that ejects the member.

@@ -1,10 +1,14 @@
 //! The live records of one pool's backends, which outlive the pool's reloads.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::backend::Verdict;
+use super::budget::Budget;
 use super::policy::Memory;
+use super::queue::Queue;
 use super::slots::{CHUNK_SLOTS, Chunk, Slots};
 
 /// Live records of all backends that a pool has or had; one table for each pool, kept as long as
@@ -17,6 +21,9 @@ use super::slots::{CHUNK_SLOTS, Chunk, Slots};
 #[derive(Debug, Default)]
 pub struct Table {
     book: Mutex<Book>,
+    held: Held,
+    queue: Arc<Queue>,
+    budget: Budget,
     /// Held while ejections begin or are cleared, so that a pool's share of ejected backends is
     /// exact. Taken only on connect failures and successes that may change one.
     ejecting: Mutex<()>,
@@ -60,6 +67,35 @@ impl Table {
         self.book().memories = memories;
     }
 
+    /// Leases held of all backends, also of those that are in no pool any more.
+    pub(super) fn active(&self) -> u32 {
+        self.held.0.load(Relaxed)
+    }
+
+    /// Counts one more lease, unless `limit` are held.
+    #[inline]
+    pub(super) fn hold(&self, limit: u32) -> bool {
+        let before = self.held.0.fetch_add(1, Relaxed);
+        if before >= limit {
+            self.held.0.fetch_sub(1, Relaxed);
+        }
+        before < limit
+    }
+
+    #[inline]
+    pub(super) fn let_go(&self) {
+        let before = self.held.0.fetch_sub(1, SeqCst);
+        debug_assert_ne!(before, 0, "a lease was given back twice");
+    }
+
+    pub(super) fn queue(&self) -> &Arc<Queue> {
+        &self.queue
+    }
+
+    pub(super) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
     pub(super) fn ejecting(&self) -> MutexGuard<'_, ()> {
         self.ejecting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -69,6 +105,11 @@ impl Table {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// On cache lines of its own: every lease changes it.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Held(AtomicU32);
 
 /// Which slot is whose; read and written when pools come and go only.
 #[derive(Debug, Default)]

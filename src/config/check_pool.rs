@@ -11,10 +11,12 @@ use crate::config::duration;
 use crate::config::ledger::Wrong;
 use crate::config::names;
 use crate::config::reader::{Found, Reader};
-use crate::config::settings::{Backend, Health, Pool};
+use crate::config::settings::{Backend, Drain, Health, Pool, Queue};
 
 /// Tries beyond this only make the client wait.
 const RETRIES_MAX: u32 = 16;
+/// Percent; ten times as many retries as connections is more than `retries` allows anyway.
+const RETRY_BUDGET_MAX: u32 = 1000;
 /// Shorter waits are busy loops.
 const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 
@@ -39,11 +41,45 @@ pub(crate) fn pool(table: &Reader<'_>) -> (Option<Found<String>>, Pool) {
         policy: table.choice("policy", &policies, &["least_latency", "lowest_cost"]),
         connect_timeout: table.duration("connect_timeout", TIMEOUT_MIN),
         retries: table.number("retries", 0..=RETRIES_MAX),
+        retry_budget: table.number("retry_budget", 0..=RETRY_BUDGET_MAX),
+        max_connections: table.number("max_connections", 0..=u32::MAX),
+        queue: queue(&table.table("queue")),
+        drain: drain(&table.table("drain")),
+        rebalance: table.number("rebalance", 0..=u32::MAX),
         ejection: ejection(&table.table("ejection")),
         backends: backends(table, &health),
         health,
     };
+    note_rebalance_in_vain(table, &pool);
     (name, pool)
+}
+
+/// Where the policy has one place for each client, who connects again is sent there again.
+fn note_rebalance_in_vain(table: &Reader<'_>, pool: &Pool) {
+    let bound = matches!(pool.policy, PolicyKind::IpHash | PolicyKind::Failover);
+    if bound && pool.rebalance > 0 {
+        let message = "`rebalance` has no use here: the policy sends each client to one place";
+        let hint = "leave `rebalance` out, or choose another policy such as \"least_connections\"";
+        table.note(
+            &table.place_of_value("rebalance"),
+            Wrong::new(message, hint),
+        );
+    }
+}
+
+fn queue(table: &Reader<'_>) -> Queue {
+    Queue {
+        length: table.number("length", 0..=u32::MAX),
+        timeout: table.duration("timeout", TIMEOUT_MIN),
+        stays_half_closed: table.choice("on_half_close", &[("leave", false), ("stay", true)], &[]),
+    }
+}
+
+fn drain(table: &Reader<'_>) -> Drain {
+    Drain {
+        deadline: table.duration("deadline", Duration::ZERO),
+        closes_on_down: table.choice("on_down", &[("keep", false), ("close", true)], &[]),
+    }
 }
 
 fn ejection(table: &Reader<'_>) -> Ejection {

@@ -125,15 +125,18 @@ pub(crate) static POOL: Section = Section {
         text("hash_key", "source_ip"),
         text("connect_timeout", "2s"),
         number("retries", 2),
+        number("retry_budget", 50),
+        number("max_connections", 0),
+        section("queue", &QUEUE),
+        section("drain", &DRAIN),
+        number("rebalance", 0),
         section("ejection", &EJECTION),
         section("health", &HEALTH),
         section("backend", &BACKEND),
         not_yet("send_proxy", Off::Text("off")),
         not_yet("tls", Off::Never),
-        not_yet("queue", Off::Never),
         not_yet("slow_start", Off::Duration("0s")),
         not_yet("panic_threshold", Off::Zero),
-        not_yet("drain", Off::Never),
         not_yet("discover", Off::EmptyArray),
     ],
 };
@@ -147,6 +150,22 @@ pub(crate) static EJECTION: Section = Section {
         text("max", "60s"),
         number("max_percent", 50),
     ],
+};
+
+pub(crate) static QUEUE: Section = Section {
+    path: "pool.queue",
+    shape: Shape::Inline,
+    keys: &[
+        number("length", 1024),
+        text("timeout", "5s"),
+        text("on_half_close", "leave"),
+    ],
+};
+
+pub(crate) static DRAIN: Section = Section {
+    path: "pool.drain",
+    shape: Shape::Inline,
+    keys: &[text("deadline", "5m"), text("on_down", "keep")],
 };
 
 pub(crate) static HEALTH: Section = Section {

@@ -9,8 +9,8 @@ use crate::balance::policy::PolicyKind;
 use crate::config::duration;
 use crate::config::expand;
 use crate::config::settings::{
-    AccessTarget, Backend, Health, HttpProbe, Listener, LogFormat, LogLevel, Pool, Probe,
-    SendProxy, Settings, Step, TlsVerify,
+    AccessTarget, Backend, Drain, Health, HttpProbe, Listener, LogFormat, LogLevel, Pool, Probe,
+    Queue, SendProxy, Settings, Step, TlsVerify,
 };
 use crate::wire::script::escape;
 
@@ -84,6 +84,11 @@ fn print_pool(out: &mut Text, pool: &Pool) {
     out.string("hash_key", "source_ip");
     out.duration("connect_timeout", pool.connect_timeout);
     out.line("retries", pool.retries);
+    out.line("retry_budget", pool.retry_budget);
+    out.line("max_connections", pool.max_connections);
+    out.line("queue", queue(&pool.queue));
+    out.line("drain", drain(&pool.drain));
+    out.line("rebalance", pool.rebalance);
     out.line("ejection", ejection(&pool.ejection));
     print_health(out, &pool.health);
     for backend in &pool.backends {
@@ -224,6 +229,31 @@ fn ejection(ejection: &Ejection) -> String {
         quoted(&duration::format(ejection.base)),
         quoted(&duration::format(ejection.max)),
         ejection.max_percent,
+    )
+}
+
+fn queue(queue: &Queue) -> String {
+    format!(
+        "{{ length = {}, timeout = {}, on_half_close = {} }}",
+        queue.length,
+        quoted(&duration::format(queue.timeout)),
+        quoted(if queue.stays_half_closed {
+            "stay"
+        } else {
+            "leave"
+        }),
+    )
+}
+
+fn drain(drain: &Drain) -> String {
+    format!(
+        "{{ deadline = {}, on_down = {} }}",
+        quoted(&duration::format(drain.deadline)),
+        quoted(if drain.closes_on_down {
+            "close"
+        } else {
+            "keep"
+        }),
     )
 }
 

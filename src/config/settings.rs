@@ -69,10 +69,39 @@ pub struct Pool {
     pub connect_timeout: Duration,
     /// Further backends tried after the first, 0..=16.
     pub retries: u32,
+    /// Retries for each 100 connections, over some seconds; 0 = only the few that are always let
+    /// through.
+    pub retry_budget: u32,
+    /// Over all backends; 0 = no limit.
+    pub max_connections: u32,
+    pub queue: Queue,
+    pub drain: Drain,
+    /// Idle sessions moved each second when a backend comes; 0 = none.
+    pub rebalance: u32,
     pub ejection: Ejection,
     pub health: Health,
     /// At least one; names are unique within the pool.
     pub backends: Vec<Backend>,
+}
+
+/// Where clients wait while every backend is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// Clients that may wait; 0 = none.
+    pub length: u32,
+    /// The longest wait, more than zero.
+    pub timeout: Duration,
+    /// Whether a client that closed its sending half waits on, else it is taken to have left.
+    pub stays_half_closed: bool,
+}
+
+/// How the sessions of a backend end that is to have none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// When the last one is closed; zero = they are left to end by themselves.
+    pub deadline: Duration,
+    /// Whether the sessions of a backend that goes down are closed.
+    pub closes_on_down: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]

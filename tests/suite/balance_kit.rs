@@ -46,6 +46,7 @@ pub(crate) fn spec(policy: PolicyKind, members: Vec<MemberSpec<usize>>) -> PoolS
         },
         probed: false,
         seed: "seed".into(),
+        max_connections: 0,
         members,
     }
 }

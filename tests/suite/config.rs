@@ -107,6 +107,18 @@ fn the_least_configuration_has_every_default() {
             policy: PolicyKind::RoundRobin,
             connect_timeout: Duration::from_secs(2),
             retries: 2,
+            retry_budget: 50,
+            max_connections: 0,
+            queue: Queue {
+                length: 1024,
+                timeout: Duration::from_secs(5),
+                stays_half_closed: false,
+            },
+            drain: Drain {
+                deadline: Duration::from_secs(300),
+                closes_on_down: false,
+            },
+            rebalance: 0,
             ejection: Ejection {
                 connect_failures: 3,
                 base: Duration::from_secs(5),
@@ -281,7 +293,7 @@ const ONE_MISTAKE: &[(&str, &str, &str)] = &[
     (
         "[[pool]]",
         "colour = 1",
-        "1:1 unknown key `colour` in [[pool]] \"out\" | known keys: name, policy, hash_key, connect_timeout, retries, ejection, health, backend",
+        "1:1 unknown key `colour` in [[pool]] \"out\" | known keys: name, policy, hash_key, connect_timeout, retries, retry_budget, max_connections, queue, drain, rebalance, ejection, health, backend",
     ),
     (
         "[[pool]]",
@@ -361,8 +373,8 @@ const ONE_MISTAKE: &[(&str, &str, &str)] = &[
     ),
     (
         "[[pool]]",
-        "queue = { length = 1 }",
-        "1:1 `queue` is not supported by this version of lbd yet | leave it out",
+        "queue = { timeout = \"0s\" }",
+        "1:21 `timeout` is \"0s\", too short | at least \"1ms\"; the default is timeout = \"5s\"",
     ),
     (
         "[[pool]]",
@@ -386,8 +398,13 @@ const ONE_MISTAKE: &[(&str, &str, &str)] = &[
     ),
     (
         "[[pool]]",
-        "drain = {}",
-        "1:1 `drain` is not supported by this version of lbd yet | leave it out",
+        "policy = \"ip_hash\"\nrebalance = 5",
+        "2:13 `rebalance` has no use here: the policy sends each client to one place | leave `rebalance` out, or choose another policy such as \"least_connections\"",
+    ),
+    (
+        "[[pool]]",
+        "drain = { on_down = \"stop\" }",
+        "1:21 `on_down` cannot be \"stop\" | allowed: \"keep\", \"close\"",
     ),
     (
         "[[pool]]",
@@ -1243,9 +1260,19 @@ fn any_pool() -> impl Strategy<Value = Pool> {
         ejection,
         any_health(),
         backends,
+        any_pool_limits(),
     )
         .prop_map(
-            |(name, policy, connect_timeout, retries, ejection, mut health, mut backends)| {
+            |(
+                name,
+                policy,
+                connect_timeout,
+                retries,
+                ejection,
+                mut health,
+                mut backends,
+                (retry_budget, max_connections, queue, drain, rebalance),
+            )| {
                 for (at, backend) in backends.iter_mut().enumerate() {
                     backend.name.truncate(60);
                     backend.name.push_str(&format!("/{at}"));
@@ -1258,11 +1285,17 @@ fn any_pool() -> impl Strategy<Value = Pool> {
                     health.probe_address = None;
                     health.agent = None;
                 }
+                let bound = matches!(policy, PolicyKind::IpHash | PolicyKind::Failover);
                 Pool {
                     name,
                     policy,
                     connect_timeout,
                     retries,
+                    retry_budget,
+                    max_connections,
+                    queue,
+                    drain,
+                    rebalance: if bound { 0 } else { rebalance },
                     ejection,
                     health,
                     backends,
@@ -1289,6 +1322,21 @@ fn any_tls() -> impl Strategy<Value = TlsVerify> {
             ca: None,
             insecure: insecure || name.is_empty() || system_roots().is_empty(),
         })
+}
+
+fn any_pool_limits() -> impl Strategy<Value = (u32, u32, Queue, Drain, u32)> {
+    let queue = (any::<u32>(), any_duration(1), any::<bool>()).prop_map(
+        |(length, timeout, stays_half_closed)| Queue {
+            length,
+            timeout,
+            stays_half_closed,
+        },
+    );
+    let drain = (any_duration(0), any::<bool>()).prop_map(|(deadline, closes_on_down)| Drain {
+        deadline,
+        closes_on_down,
+    });
+    (0..=1000_u32, any::<u32>(), queue, drain, any::<u32>())
 }
 
 fn any_health() -> impl Strategy<Value = Health> {

@@ -180,6 +180,7 @@ impl Simulation {
             },
             probed: chance.below(4) > 0,
             seed: "seed".into(),
+            max_connections: 0,
             members: Vec::new(),
         };
         let table = Table::new();

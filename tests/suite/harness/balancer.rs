@@ -178,17 +178,6 @@ impl Balancer {
         (backend.active, backend.total)
     }
 
-    /// What the operator wants of a backend.
-    pub fn wish(&self, backend: &str, wish: Wish) {
-        let known = self.ask(|done| Command::Wish {
-            pool: "out".to_owned(),
-            backend: backend.to_owned(),
-            wish,
-            done,
-        });
-        assert!(known, "there is no {backend}");
-    }
-
     pub fn active(&self) -> u32 {
         self.state().listeners.iter().map(|one| one.active).sum()
     }
@@ -201,6 +190,22 @@ impl Balancer {
     /// Sessions of listeners that a reload removed are counted by nobody any more.
     pub fn forget_totals(&self) {
         self.totals_known.store(false, SeqCst);
+    }
+
+    /// Clients that wait for room in the pool `out`.
+    pub fn queued(&self) -> u32 {
+        self.state().pool("out").expect("a pool").queued
+    }
+
+    /// What the operator wants of a backend of the pool `out`.
+    pub fn wish(&self, backend: &str, wish: Wish) {
+        let known = self.ask(|done| Command::Wish {
+            pool: "out".to_owned(),
+            backend: backend.to_owned(),
+            wish,
+            done,
+        });
+        assert!(known, "no backend {backend}");
     }
 
     pub fn drain(&self, timeout: Duration) {
