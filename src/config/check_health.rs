@@ -286,7 +286,7 @@ fn steps(table: &Reader<'_>, wanted: bool) -> Vec<Step> {
 }
 
 fn command(table: &Reader<'_>, wanted: bool) -> Vec<String> {
-    let words = table.texts("command");
+    let words = table.strings("command", "a string or an array of strings");
     match words.first() {
         Some(program) => {
             if let Err(wrong) = runnable(&program.value) {

@@ -39,10 +39,10 @@ pub(crate) enum Kind {
     Text(&'static str),
     /// Has an integer, with this default.
     Number(u32),
-    /// Is true or false, with this default.
+    /// Has a boolean, with this default.
     Flag(bool),
-    /// Has an array of strings, empty by default; with an example of its value, as TOML.
-    Texts(&'static str),
+    /// Has an array of strings, by default an empty one.
+    List,
     Section(&'static Section),
     /// Known, but not built yet: only this value, which asks for nothing, is accepted.
     NotYet(Off),
@@ -190,7 +190,7 @@ pub(crate) static HEALTH: Section = Section {
         text("send", ""),
         text("expect", ""),
         section("steps", &STEPS),
-        texts("command", "[\"/usr/local/bin/check\"]"),
+        list("command"),
         number("flap_changes", 6),
         text("flap_window", "60s"),
         number("agent_port", 0),
@@ -263,10 +263,10 @@ const fn flag(name: &'static str, default: bool) -> Key {
     }
 }
 
-const fn texts(name: &'static str, example: &'static str) -> Key {
+const fn list(name: &'static str) -> Key {
     Key {
         name,
-        kind: Kind::Texts(example),
+        kind: Kind::List,
     }
 }
 
@@ -326,12 +326,13 @@ impl Key {
     /// `key = value` with the default, or with an example where there is no default.
     pub(crate) fn example(&self) -> String {
         match self.kind {
-            Kind::Required(example) | Kind::Optional(example) | Kind::Texts(example) => {
+            Kind::Required(example) | Kind::Optional(example) => {
                 format!("{} = {example}", self.name)
             }
             Kind::Text(default) => format!("{} = {default:?}", self.name),
             Kind::Number(default) => format!("{} = {default}", self.name),
             Kind::Flag(default) => format!("{} = {default}", self.name),
+            Kind::List => format!("{} = []", self.name),
             Kind::Section(section) => section.header(),
             Kind::NotYet(_) => self.name.to_owned(),
         }
@@ -372,7 +373,6 @@ mod tests {
                     Kind::Section(inner) if inner.shape == Shape::InlineArray => {
                         format!("{} = []", key.name)
                     }
-                    Kind::Texts(_) => format!("{} = []", key.name),
                     Kind::Section(inner) => {
                         let found = DOCUMENTED
                             .lines()
@@ -381,9 +381,11 @@ mod tests {
                         continue;
                     }
                     Kind::Required(_) | Kind::Optional(_) => format!("{} = ", key.name),
-                    Kind::Text(_) | Kind::Number(_) | Kind::Flag(_) | Kind::NotYet(_) => {
-                        key.example()
-                    }
+                    Kind::Text(_)
+                    | Kind::Number(_)
+                    | Kind::Flag(_)
+                    | Kind::List
+                    | Kind::NotYet(_) => key.example(),
                 };
                 let line = documented_lines(section)
                     .into_iter()

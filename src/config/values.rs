@@ -86,7 +86,7 @@ impl<'a> Reader<'a> {
         match self.get(name).map(|value| (value, value.get_ref())) {
             None => Vec::new(),
             Some((value, DeValue::Array(items))) => {
-                if items.is_empty() {
+                if items.is_empty() && !matches!(self.kind(name), Kind::List) {
                     let hint = format!("for example {}", self.example(name));
                     let wrong = Wrong::new(format!("`{name}` is an empty array"), hint);
                     self.note(&self.place_of(value), wrong);
@@ -108,35 +108,6 @@ impl<'a> Reader<'a> {
     pub(crate) fn required_strings(&self, name: &str, expected: &str) -> Vec<Found<String>> {
         self.require(name);
         self.strings(name, expected)
-    }
-
-    /// An array of strings, which may be empty.
-    pub(crate) fn texts(&self, name: &str) -> Vec<Found<String>> {
-        match self.get(name).map(Spanned::get_ref) {
-            Some(DeValue::Array(items)) if items.is_empty() => Vec::new(),
-            Some(DeValue::Array(_)) | None => self.strings(name, "a string"),
-            Some(_) => {
-                let value = self.get(name).expect("just found");
-                self.note_type(name, value, "an array of strings");
-                Vec::new()
-            }
-        }
-    }
-
-    pub(crate) fn flag(&self, name: &str) -> bool {
-        let Kind::Flag(default) = self.kind(name) else {
-            panic!("{name} is no flag")
-        };
-        let Some(value) = self.get(name) else {
-            return *default;
-        };
-        match value.get_ref() {
-            DeValue::Boolean(flag) => *flag,
-            _ => {
-                self.note_type(name, value, "true or false");
-                *default
-            }
-        }
     }
 
     /// A string with the escapes of scripted probes, as bytes; a mistake is noted.
@@ -238,6 +209,21 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// A boolean; a mistake is noted and the default taken.
+    pub(crate) fn flag(&self, name: &str) -> bool {
+        let Kind::Flag(default) = self.kind(name) else {
+            panic!("{name} has no default boolean")
+        };
+        match self.get(name).map(|value| (value, value.get_ref())) {
+            None => *default,
+            Some((_, DeValue::Boolean(value))) => *value,
+            Some((value, _)) => {
+                self.note_type(name, value, "true or false");
+                *default
+            }
+        }
+    }
+
     /// The word given, or an integer within the range.
     pub(crate) fn word_or_number(
         &self,
@@ -278,8 +264,7 @@ impl<'a> Reader<'a> {
                 integer(number) == Some(i64::from(*default))
             }
             (Some(DeValue::Boolean(flag)), Kind::Flag(default)) => flag == default,
-            (Some(DeValue::Array(items)), Kind::Texts(_)) => items.is_empty(),
-            (Some(DeValue::Array(items)), Kind::Section(_)) => items.is_empty(),
+            (Some(DeValue::Array(items)), Kind::List | Kind::Section(_)) => items.is_empty(),
             (Some(DeValue::Table(_)), Kind::Section(section)) => {
                 let inner = self.table(name);
                 section.keys.iter().all(|key| inner.is_default(key.name))

@@ -675,8 +675,13 @@ const ONE_MISTAKE: &[(&str, &str, &str)] = &[
     ),
     (
         "[pool.health]",
-        "probe = \"exec\"\ncommand = \"/bin/true\"",
-        "2:11 `command` is a string, expected an array of strings | for example command = [\"/usr/local/bin/check\"]",
+        "probe = \"exec\"\ncommand = \"/bin/sh -c true\"",
+        "2:11 the program \"/bin/sh -c true\" cannot be found: No such file or directory (os error 2) | the path of a program, such as \"/usr/local/bin/check\"; no shell is involved",
+    ),
+    (
+        "[pool.health]",
+        "probe = \"exec\"\ncommand = 7",
+        "2:11 `command` is an integer, expected a string or an array of strings | for example command = []",
     ),
     (
         "[pool.health]",

@@ -211,6 +211,23 @@ fn a_backend_that_flaps_is_held_back_and_the_log_stays_short() {
 }
 
 #[test]
+fn why_a_backend_that_passes_is_still_down_can_be_seen_and_it_comes_back_in_the_end() {
+    let steady = Arc::new(AtomicU64::new(0));
+    let calm = steady.clone();
+    let backend = web(move |number| calm.load(SeqCst) == 1 || number % 2 == 0);
+    let health = "probe = \"http\"\nrise = 1\nfall = 1\n";
+    let balancer = Balancer::start(&over(backend.address, health));
+    says(
+        &balancer,
+        "HTTP 200; held back: 9 changes within 60s, needs 2 passes",
+    );
+    assert_eq!(state(&balancer), State::Down);
+    steady.store(1, SeqCst);
+    becomes(&balancer, State::Up);
+    says(&balancer, "HTTP 200");
+}
+
+#[test]
 fn a_probe_goes_to_the_address_and_port_it_is_told() {
     let refusing = Refusing::new();
     let other = TcpListener::bind((Ipv4Addr::new(127, 0, 0, 2), 0)).unwrap();
