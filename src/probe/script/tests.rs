@@ -1,14 +1,17 @@
 //! Scripted probes against scripted servers, their answers split everywhere.
 
 use std::future::Future;
+use std::io;
 use std::net::Ipv4Addr;
+use std::task::Context;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncRead;
 use tokio::net::{TcpListener, TcpStream};
 
+use super::*;
 use crate::base::addr::Endpoint;
-use crate::config::settings::{SendProxy, Step};
+use crate::config::settings::SendProxy;
 use crate::probe::runner::{ProbeKind, ProbeResult, ProbeSpec, run};
 
 const AMPLE: Duration = Duration::from_secs(20);
@@ -208,4 +211,34 @@ async fn a_server_that_never_reads_is_timed_out_while_sending() {
     })
     .await;
     assert_eq!(failed(&result), "timed out while sending");
+}
+
+/// Always has more to read.
+#[derive(Default)]
+struct Endless(usize);
+
+impl AsyncRead for Endless {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.0 += buffer.remaining();
+        let length = buffer.remaining();
+        buffer.initialize_unfilled();
+        buffer.advance(length);
+        assert!(self.0 < 1 << 20, "read without end");
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn no_more_than_so_much_is_dropped_before_a_send() {
+    let mut stream = tokio::io::join(Endless::default(), tokio::io::sink());
+    Came::default().discard(&mut stream).await;
+    let dropped = stream.reader().0;
+    assert!(
+        (UNASKED_BYTES_MAX..=UNASKED_BYTES_MAX + READ_BYTES).contains(&dropped),
+        "{dropped}"
+    );
 }
