@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use lbd::balance::backend::{State, Wish};
 use lbd::runtime::probing::LastProbe;
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::balancer::{Balancer, Setup};
@@ -313,6 +314,9 @@ fn a_program_inherits_no_descriptor() {
     child::alone(name, || {
         let folder = tempfile::tempdir().unwrap();
         let list = folder.path().join("list");
+        // As if whoever started lbd had left one open.
+        let left_open = fs::File::open("/dev/null").unwrap();
+        fcntl_setfd(&left_open, FdFlags::empty()).unwrap();
         let script = format!(
             "ls /proc/self/fd > {0}.new && mv {0}.new {0}",
             list.display()
@@ -331,7 +335,7 @@ fn a_program_inherits_no_descriptor() {
             text.split_whitespace().collect::<Vec<_>>(),
             ["0", "1", "2", "3"]
         );
-        drop(client);
+        drop((client, left_open));
     });
 }
 
