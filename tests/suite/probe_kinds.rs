@@ -483,8 +483,8 @@ fn an_agent_speaks_for_a_backend_that_is_not_probed_also_over_reloads() {
     }
     agent.says("up");
     becomes(&balancer, State::Up);
-    agent.says("down");
-    becomes(&balancer, State::Down);
+    agent.says("down drain");
+    becomes(&balancer, State::Drain);
     balancer
         .reload(&over(backend.address, "probe = \"none\"\n"))
         .unwrap();
