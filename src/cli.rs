@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::load::load;
 use crate::config::print::print_effective;
 use crate::config::settings::Settings;
+use crate::config::warnings::warnings;
 use crate::demo::{self, DemoOptions};
 use crate::runtime::life;
 
@@ -104,6 +105,9 @@ fn with_config(config: PathBuf, args: &RunArgs) -> ExitCode {
         }
     };
     if args.check {
+        for warning in warnings(&settings) {
+            let _ = writeln!(io::stderr(), "{}: warning: {warning}", config.display());
+        }
         let (listeners, pools) = (settings.listeners.len(), settings.pools.len());
         return say(&format!(
             "{}: ok ({listeners} {}, {pools} {})\n",

@@ -18,12 +18,16 @@ pub mod base {
 
 /// Floor 1: the only `unsafe` code: kernel calls that no safe wrapper offers.
 pub mod sys {
+    pub mod descriptors;
     pub mod socket;
 }
 
 /// Floor 1: parsers and encoders of bytes on the wire; pure.
 pub mod wire {
+    pub mod agent;
     pub mod http;
+    pub mod proxy;
+    pub mod script;
 }
 
 /// Floor 1: the process log and the access log.
@@ -56,8 +60,10 @@ pub mod balance {
 /// Floor 3: from TOML text to checked settings.
 pub mod config {
     mod address;
+    pub mod certificates;
     mod check;
     mod check_admission;
+    mod check_health;
     mod check_listener;
     mod check_pool;
     mod duration;
@@ -70,11 +76,13 @@ pub mod config {
     mod names;
     mod network;
     pub mod print;
+    mod quotes;
     mod reader;
     pub mod settings;
     mod suggest;
     mod syntax;
     mod values;
+    pub mod warnings;
 }
 
 /// Floor 3: sockets: listening, connecting, readiness.
@@ -115,14 +123,21 @@ pub mod runtime {
     mod rebalancing;
     pub mod sessions;
     pub mod shared;
+    mod standing;
     pub mod state;
     pub mod worker;
 }
 
 /// Floor 5: asks the backends how they are.
 pub mod probe {
+    pub mod agent;
+    mod connect;
+    pub mod exec;
+    mod http;
     pub mod pace;
     pub mod runner;
+    mod script;
+    pub mod tls;
 }
 
 /// Floor 7: the command line.

@@ -19,6 +19,8 @@ pub(crate) enum Shape {
     Array,
     /// `ejection = { … }`
     Inline,
+    /// `steps = [{ … }, …]`
+    InlineArray,
 }
 
 #[derive(Debug)]
@@ -37,7 +39,9 @@ pub(crate) enum Kind {
     Text(&'static str),
     /// Has an integer, with this default.
     Number(u32),
-    /// Has an array of strings, empty by default.
+    /// Has a boolean, with this default.
+    Flag(bool),
+    /// Has an array of strings, by default an empty one.
     List,
     Section(&'static Section),
     /// Known, but not built yet: only this value, which asks for nothing, is accepted.
@@ -194,10 +198,35 @@ pub(crate) static HEALTH: Section = Section {
         text("host", ""),
         text("expect_status", "200-399"),
         text("expect_body", ""),
-        not_yet("send", Off::Text("")),
-        not_yet("expect", Off::Text("")),
-        not_yet("command", Off::EmptyArray),
+        text("probe_address", ""),
+        text("send_proxy", "off"),
+        section("tls", &HEALTH_TLS),
+        text("send", ""),
+        text("expect", ""),
+        section("steps", &STEPS),
+        list("command"),
+        number("flap_changes", 6),
+        text("flap_window", "60s"),
+        number("agent_port", 0),
+        text("agent_interval", "2s"),
+        text("agent_send", ""),
     ],
+};
+
+pub(crate) static HEALTH_TLS: Section = Section {
+    path: "pool.health.tls",
+    shape: Shape::Inline,
+    keys: &[
+        text("server_name", ""),
+        text("ca", ""),
+        flag("insecure", false),
+    ],
+};
+
+pub(crate) static STEPS: Section = Section {
+    path: "pool.health.steps",
+    shape: Shape::InlineArray,
+    keys: &[text("send", ""), text("expect", "")],
 };
 
 pub(crate) static BACKEND: Section = Section {
@@ -241,6 +270,13 @@ const fn number(name: &'static str, default: u32) -> Key {
     }
 }
 
+const fn flag(name: &'static str, default: bool) -> Key {
+    Key {
+        name,
+        kind: Kind::Flag(default),
+    }
+}
+
 const fn list(name: &'static str) -> Key {
     Key {
         name,
@@ -273,11 +309,15 @@ impl Section {
             Shape::Root => "the top level".to_owned(),
             Shape::Table => format!("[{}]", self.path),
             Shape::Array => format!("[[{}]]", self.path),
-            Shape::Inline => {
-                let (_, name) = self.path.rsplit_once('.').unwrap_or(("", self.path));
-                format!("{name} = {{ … }}")
-            }
+            Shape::Inline => format!("{} = {{ … }}", self.own_name()),
+            Shape::InlineArray => format!("{} = [{{ … }}]", self.own_name()),
         }
+    }
+
+    fn own_name(&self) -> &'static str {
+        self.path
+            .rsplit_once('.')
+            .map_or(self.path, |(_, name)| name)
     }
 
     /// The section and all within it.
@@ -305,6 +345,7 @@ impl Key {
             }
             Kind::Text(default) => format!("{} = {default:?}", self.name),
             Kind::Number(default) => format!("{} = {default}", self.name),
+            Kind::Flag(default) => format!("{} = {default}", self.name),
             Kind::List => format!("{} = []", self.name),
             Kind::Section(section) => section.header(),
             Kind::NotYet(_) => self.name.to_owned(),
@@ -338,11 +379,14 @@ mod tests {
         for section in ROOT
             .all()
             .into_iter()
-            .filter(|section| section.shape != Shape::Inline)
+            .filter(|section| !matches!(section.shape, Shape::Inline | Shape::InlineArray))
         {
             for key in section.keys.iter().filter(|key| key.is_supported()) {
                 let expected = match key.kind {
                     Kind::Section(inner) if inner.shape == Shape::Inline => inline(key.name, inner),
+                    Kind::Section(inner) if inner.shape == Shape::InlineArray => {
+                        format!("{} = []", key.name)
+                    }
                     Kind::Section(inner) => {
                         let found = DOCUMENTED
                             .lines()
@@ -351,7 +395,11 @@ mod tests {
                         continue;
                     }
                     Kind::Required(_) | Kind::Optional(_) => format!("{} = ", key.name),
-                    Kind::Text(_) | Kind::Number(_) | Kind::List | Kind::NotYet(_) => key.example(),
+                    Kind::Text(_)
+                    | Kind::Number(_)
+                    | Kind::Flag(_)
+                    | Kind::List
+                    | Kind::NotYet(_) => key.example(),
                 };
                 let line = documented_lines(section)
                     .into_iter()

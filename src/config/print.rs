@@ -12,8 +12,9 @@ use crate::config::duration;
 use crate::config::expand;
 use crate::config::settings::{
     AccessTarget, Backend, Drain, Health, HttpProbe, Listener, LogFormat, LogLevel, Pool, Probe,
-    Queue, Settings,
+    Queue, SendProxy, Settings, Step, TlsVerify,
 };
+use crate::wire::script::escape;
 
 /// A text that [`load_text`](crate::config::load::load_text) reads as equal settings, provided that
 /// it made them.
@@ -113,7 +114,11 @@ fn print_health(out: &mut Text, health: &Health) {
         match health.probe {
             Probe::None => "none",
             Probe::Tcp => "tcp",
+            Probe::Tls(_) => "tls",
             Probe::Http(_) => "http",
+            Probe::Https(..) => "https",
+            Probe::SendExpect(_) => "send_expect",
+            Probe::Exec(_) => "exec",
         },
     );
     out.duration("interval", health.interval);
@@ -123,19 +128,79 @@ fn print_health(out: &mut Text, health: &Health) {
     out.duration("fast_interval", health.fast_interval);
     out.duration("down_interval", health.down_interval);
     out.line("port", health.port);
-    // Of another probe these keys say nothing, and are left out.
-    if let Probe::Http(HttpProbe {
-        path,
-        host,
-        expect_status,
-        expect_body,
-    }) = &health.probe
-    {
-        out.string("path", path);
-        out.string("host", host);
-        out.string("expect_status", &status(expect_status));
-        out.string("expect_body", expect_body);
+    let address = health.probe_address.map(|address| address.to_string());
+    out.string("probe_address", &address.unwrap_or_default());
+    out.line("flap_changes", health.damping.changes);
+    out.duration("flap_window", health.damping.window);
+    match &health.agent {
+        None => out.line("agent_port", 0),
+        Some(agent) => {
+            out.line("agent_port", agent.port);
+            out.duration("agent_interval", agent.interval);
+            out.string("agent_send", &escape(&agent.send));
+        }
     }
+    print_probe(out, health);
+}
+
+/// The keys of this kind of probe; of another they say nothing, and are left out.
+fn print_probe(out: &mut Text, health: &Health) {
+    if !matches!(health.probe, Probe::None | Probe::Exec(_)) {
+        out.string(
+            "send_proxy",
+            match health.send_proxy {
+                SendProxy::Off => "off",
+                SendProxy::V1 => "v1",
+                SendProxy::V2 => "v2",
+            },
+        );
+    }
+    if let Some(verify) = health.probe.tls() {
+        out.line("tls", tls(verify));
+    }
+    match &health.probe {
+        Probe::None | Probe::Tcp | Probe::Tls(_) => {}
+        Probe::Http(http) | Probe::Https(http, _) => {
+            let HttpProbe {
+                path,
+                host,
+                expect_status,
+                expect_body,
+            } = http;
+            out.string("path", path);
+            out.string("host", host);
+            out.string("expect_status", &status(expect_status));
+            out.string("expect_body", expect_body);
+        }
+        Probe::SendExpect(steps) => match steps.as_slice() {
+            [only] => {
+                out.string("send", &escape(&only.send));
+                out.string("expect", &escape(&only.expect));
+            }
+            several => out.line("steps", array(several.iter().map(step))),
+        },
+        Probe::Exec(command) => out.line("command", array(command.iter().map(|word| quoted(word)))),
+    }
+}
+
+fn step(step: &Step) -> String {
+    let (send, expect) = (quoted(&escape(&step.send)), quoted(&escape(&step.expect)));
+    format!("{{ send = {send}, expect = {expect} }}")
+}
+
+fn tls(verify: &TlsVerify) -> String {
+    let ca = verify.ca.as_ref();
+    let ca = ca.map(|bundle| bundle.path.display().to_string());
+    format!(
+        "{{ server_name = {}, ca = {}, insecure = {} }}",
+        quoted(&verify.server_name),
+        quoted(&ca.unwrap_or_default()),
+        verify.insecure,
+    )
+}
+
+fn array(items: impl Iterator<Item = String>) -> String {
+    format!("[{}]", items.collect::<Vec<_>>().join(", "))
 }
 
 fn print_backend(out: &mut Text, backend: &Backend) {

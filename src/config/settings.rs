@@ -1,10 +1,13 @@
 //! The checked configuration: what the floors above may rely on. Nothing here is text any more.
 
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::balance::health::{Ejection, Thresholds};
+use tokio_rustls::rustls::pki_types::CertificateDer;
+
+use crate::balance::health::{Damping, Ejection, Thresholds};
 use crate::balance::networks::Network;
 use crate::balance::policy::PolicyKind;
 use crate::balance::sources::SourceLimits;
@@ -12,6 +15,7 @@ use crate::base::addr::Endpoint;
 pub use crate::observe::access::Target as AccessTarget;
 pub use crate::observe::form::Format as LogFormat;
 pub use crate::observe::log::Level as LogLevel;
+pub use crate::wire::script::Step;
 
 /// One whole, checked configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -140,11 +144,35 @@ pub struct Health {
     pub interval: Duration,
     pub timeout: Duration,
     pub thresholds: Thresholds,
+    pub damping: Damping,
     /// Interval while a backend is between up and down.
     pub fast_interval: Duration,
     pub down_interval: Duration,
     /// Port to probe; 0 = the backend's own.
     pub port: u16,
+    /// Address to probe instead of the backend's.
+    pub probe_address: Option<IpAddr>,
+    /// What the probe's connection begins with.
+    pub send_proxy: SendProxy,
+    pub agent: Option<Agent>,
+}
+
+/// A header of the PROXY protocol before anything else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendProxy {
+    Off,
+    V1,
+    V2,
+}
+
+/// A program beside the backend that says how it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agent {
+    /// On the backend's host, not 0.
+    pub port: u16,
+    pub interval: Duration,
+    /// Sent before the answer is read; may be empty.
+    pub send: Vec<u8>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -152,8 +180,55 @@ pub enum Probe {
     None,
     /// Passes when the connection is accepted.
     Tcp,
+    /// Passes when the TLS handshake is done.
+    Tls(TlsVerify),
     /// Passes when the answer's status and body are as expected.
     Http(HttpProbe),
+    Https(HttpProbe, TlsVerify),
+    /// Passes when each step got what it expects. At least one step, at least one expects.
+    SendExpect(Vec<Step>),
+    /// Passes when the program exits with 0. Its path, which is absolute, and its arguments.
+    Exec(Vec<String>),
+}
+
+impl Probe {
+    pub fn tls(&self) -> Option<&TlsVerify> {
+        match self {
+            Probe::Tls(tls) | Probe::Https(_, tls) => Some(tls),
+            _ => None,
+        }
+    }
+}
+
+/// How the certificate of a TLS server is checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsVerify {
+    /// The name it must be for; empty = the HTTP host, else the address.
+    pub server_name: String,
+    /// Who may have signed it; none = whom the system trusts.
+    pub ca: Option<CaBundle>,
+    /// Any certificate will do.
+    pub insecure: bool,
+}
+
+/// The host of a Host header's value, an IPv6 address without its brackets.
+pub fn without_port(host: &str) -> &str {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let inner = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'));
+    inner.unwrap_or(name)
+}
+
+/// A PEM file as it was when the configuration was read: other content is another setting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaBundle {
+    pub path: PathBuf,
+    /// At least one; each can be a trust anchor.
+    pub certificates: Vec<CertificateDer<'static>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -166,4 +241,23 @@ pub struct HttpProbe {
     pub expect_status: Vec<RangeInclusive<u16>>,
     /// Text that must occur in the body; empty = any body.
     pub expect_body: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_port_and_the_brackets_of_a_host_are_left_out() {
+        for (host, name) in [
+            ("web.internal", "web.internal"),
+            ("web.internal:8443", "web.internal"),
+            ("10.0.0.1:80", "10.0.0.1"),
+            ("[2001:db8::1]:80", "2001:db8::1"),
+            ("[2001:db8::1]", "2001:db8::1"),
+            ("", ""),
+        ] {
+            assert_eq!(without_port(host), name, "{host}");
+        }
+    }
 }

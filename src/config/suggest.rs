@@ -52,7 +52,7 @@ pub(crate) fn for_key(section: &Section, name: &str) -> String {
 fn home(section: &Section, name: &str) -> Option<String> {
     match section.key(name)?.kind {
         Kind::NotYet(_) => None,
-        Kind::Section(inner) if inner.shape != Shape::Inline => {
+        Kind::Section(inner) if !matches!(inner.shape, Shape::Inline | Shape::InlineArray) => {
             Some(format!("is written {}", inner.header()))
         }
         _ if section.shape == Shape::Root => Some("stands before the first header".to_owned()),

@@ -10,8 +10,10 @@ use crate::config::duration;
 use crate::config::expand;
 use crate::config::keys::Kind;
 use crate::config::ledger::{Place, Wrong};
+use crate::config::quotes;
 use crate::config::reader::{self, Found, Reader, integer};
 use crate::config::suggest;
+use crate::wire::script;
 
 impl<'a> Reader<'a> {
     /// A string of any form.
@@ -83,6 +85,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn strings(&self, name: &str, expected: &str) -> Vec<Found<String>> {
         if let Some(value) = self.get(name)
             && matches!(value.get_ref(), DeValue::Array(items) if items.is_empty())
+            && !matches!(self.kind(name), Kind::List)
         {
             let hint = format!("for example {}", self.example(name));
             let wrong = Wrong::new(format!("`{name}` is an empty array"), hint);
@@ -113,6 +116,28 @@ impl<'a> Reader<'a> {
     pub(crate) fn required_strings(&self, name: &str, expected: &str) -> Vec<Found<String>> {
         self.require(name);
         self.strings(name, expected)
+    }
+
+    /// A string with the escapes of scripted probes, as bytes; a mistake is noted.
+    pub(crate) fn bytes(&self, name: &str) -> Vec<u8> {
+        let Some(found) = self.written(name, "a string") else {
+            return Vec::new();
+        };
+        script::unescape(&found.value).unwrap_or_else(|bad| {
+            let raw = self.page.text.get(found.place.span.clone());
+            let within = quotes::span_of(raw.unwrap_or_default(), &found.value, &bad.at);
+            let (file, start) = (found.place.file, found.place.span.start);
+            let place = match within {
+                Some(within) => Place {
+                    file,
+                    span: start + within.start..start + within.end,
+                },
+                None => found.place,
+            };
+            let hint = "escapes are \\r, \\n, \\t, \\\\ and \\xNN; in single quotes TOML leaves them alone";
+            self.note(&place, Wrong::new(format!("`{name}`: {}", bad.what), hint));
+            Vec::new()
+        })
     }
 
     /// One of a few words.
@@ -192,6 +217,21 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// A boolean; a mistake is noted and the default taken.
+    pub(crate) fn flag(&self, name: &str) -> bool {
+        let Kind::Flag(default) = self.kind(name) else {
+            panic!("{name} has no default boolean")
+        };
+        match self.get(name).map(|value| (value, value.get_ref())) {
+            None => *default,
+            Some((_, DeValue::Boolean(value))) => *value,
+            Some((value, _)) => {
+                self.note_type(name, value, "true or false");
+                *default
+            }
+        }
+    }
+
     /// The word given, or an integer within the range.
     pub(crate) fn word_or_number(
         &self,
@@ -228,9 +268,14 @@ impl<'a> Reader<'a> {
         match (self.get(name).map(Spanned::get_ref), self.kind(name)) {
             (None, _) => true,
             (Some(DeValue::String(text)), Kind::Text(default)) => text == default,
-            (Some(DeValue::Array(items)), Kind::List) => items.is_empty(),
             (Some(DeValue::Integer(number)), Kind::Number(default)) => {
                 integer(number) == Some(i64::from(*default))
+            }
+            (Some(DeValue::Boolean(flag)), Kind::Flag(default)) => flag == default,
+            (Some(DeValue::Array(items)), Kind::List | Kind::Section(_)) => items.is_empty(),
+            (Some(DeValue::Table(_)), Kind::Section(section)) => {
+                let inner = self.table(name);
+                section.keys.iter().all(|key| inner.is_default(key.name))
             }
             _ => false,
         }

@@ -30,15 +30,20 @@ impl Slots {
         Slots(Semaphore::new(at_once))
     }
 
-    /// Probes as soon as there is a slot. The wait counts neither as the probe's time nor against
-    /// its timeout. A dropped future gives its slot, or its place in the line, back.
+    /// Probes as soon as there is a slot.
     pub async fn run(&self, spec: &ProbeSpec) -> ProbeResult {
+        self.hold(run(spec)).await
+    }
+
+    /// Does the work as soon as there is a slot. The wait counts neither as the work's time nor
+    /// against its timeout. A dropped future gives its slot, or its place in the line, back.
+    pub async fn hold<T>(&self, work: impl Future<Output = T>) -> T {
         let _slot = self
             .0
             .acquire()
             .await
             .expect("the semaphore is never closed");
-        run(spec).await
+        work.await
     }
 }
 

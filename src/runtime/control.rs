@@ -437,6 +437,7 @@ impl Control {
         else {
             return false;
         };
+        let wish = self.probing.operator_wishes(pool.name(), backend, wish);
         pool.set_wish(index, wish);
         true
     }

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::control::{Command, Control};
 use crate::config::mistakes::Mistakes;
 use crate::config::settings::{Log, Settings};
+use crate::config::warnings::warnings;
 use crate::observe::log;
 
 /// Runs until told to end: TERM or INT drain up to `drain_timeout`, a second one ends at once;
@@ -18,6 +19,7 @@ use crate::observe::log;
 /// Errors: it could not start, or a worker could not go on.
 pub fn run(settings: Settings, read: impl Fn() -> Result<Settings, Mistakes>) -> io::Result<()> {
     set_log(&settings.log);
+    warn_of(&settings);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -101,6 +103,7 @@ impl<R: Fn() -> Result<Settings, Mistakes>> Obedience<R> {
     }
 
     async fn apply(&mut self, settings: Settings) {
+        warn_of(&settings);
         let (log, drain_timeout) = (settings.log.clone(), settings.global.drain_timeout);
         let (done, answer) = oneshot::channel();
         self.send(Command::Reload(Box::new(settings), done)).await;
@@ -135,6 +138,12 @@ impl<R: Fn() -> Result<Settings, Mistakes>> Obedience<R> {
     /// The receiver is gone only when the process is about to end anyway.
     async fn send(&self, command: Command) {
         let _ = self.commands.send(command).await;
+    }
+}
+
+fn warn_of(settings: &Settings) {
+    for warning in warnings(settings) {
+        tracing::warn!("{warning}");
     }
 }
 

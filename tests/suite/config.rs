@@ -2,18 +2,20 @@
 //! settings are the settings.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use lbd::balance::health::{Ejection, Thresholds};
+use lbd::balance::health::{Damping, Ejection, Thresholds};
 use lbd::balance::networks::{Network, Networks};
 use lbd::balance::policy::PolicyKind;
 use lbd::balance::sources::{Prefixes, Rate, SourceLimits};
 use lbd::base::addr::Endpoint;
+use lbd::config::certificates::system_roots;
 use lbd::config::load::{load, load_text};
 use lbd::config::mistakes::Mistakes;
 use lbd::config::print::print_effective;
 use lbd::config::settings::*;
+use lbd::config::warnings::warnings;
 use proptest::prelude::*;
 
 /// The smallest configuration there is.
@@ -137,9 +139,16 @@ fn the_least_configuration_has_every_default() {
                 interval: Duration::from_secs(2),
                 timeout: Duration::from_secs(1),
                 thresholds: Thresholds { rise: 2, fall: 3 },
+                damping: Damping {
+                    changes: 6,
+                    window: Duration::from_secs(60),
+                },
                 fast_interval: Duration::from_millis(500),
                 down_interval: Duration::from_secs(2),
                 port: 0,
+                probe_address: None,
+                send_proxy: SendProxy::Off,
+                agent: None,
             },
             backends: vec![Backend {
                 name: "127.0.0.1:9001".to_owned(),
@@ -441,17 +450,17 @@ const ONE_MISTAKE: &[(&str, &str, &str)] = &[
     (
         "[pool.health]",
         "probe = \"exec\"",
-        "1:9 `probe = \"exec\"` is not supported by this version of lbd yet | allowed: \"none\", \"tcp\", \"http\"",
+        "1:9 probe = \"exec\" has no `command` | add a line such as command = [\"/usr/local/bin/check\", \"--fast\"]",
     ),
     (
         "[pool.health]",
         "send = \"x\"",
-        "1:1 `send` is not supported by this version of lbd yet | leave it out; only send = \"\" is accepted",
+        "1:8 `send` is for probe = \"send_expect\" only | add probe = \"send_expect\" to [pool.health] of [[pool]] \"out\", or leave `send` out",
     ),
     (
         "[pool.health]",
-        "command = [\"x\"]",
-        "1:1 `command` is not supported by this version of lbd yet | leave it out",
+        "command = [\"/bin/sh\"]",
+        "1:11 `command` is for probe = \"exec\" only | add probe = \"exec\" to [pool.health] of [[pool]] \"out\", or leave `command` out",
     ),
     (
         "[[pool.backend]]",
@@ -603,7 +612,7 @@ const ONE_MISTAKE: &[(&str, &str, &str)] = &[
     (
         "[pool.health]",
         "expect_body = \"ok\"",
-        "1:15 `expect_body` is for probe = \"http\" only | add probe = \"http\" to [pool.health] of [[pool]] \"out\", or leave `expect_body` out",
+        "1:15 `expect_body` is for probe = \"http\" or \"https\" only | add probe = \"http\" to [pool.health] of [[pool]] \"out\", or leave `expect_body` out",
     ),
     (
         "[pool.health]",
@@ -614,6 +623,121 @@ const ONE_MISTAKE: &[(&str, &str, &str)] = &[
         "[pool.health]",
         "probe = \"http\"\nhost = \"a\\r\\nb\"",
         "2:8 the host \"a\\r\\nb\" has a space or a control or non-ASCII character | a name such as \"web.internal\", or \"\" for the address",
+    ),
+    (
+        "[pool.health]",
+        "probe = \"tcp\"\ntls = { insecure = true }",
+        "2:7 `tls` is for probe = \"tls\" or \"https\" only | add probe = \"tls\" to [pool.health] of [[pool]] \"out\", or leave `tls` out",
+    ),
+    (
+        "[pool.health]",
+        "probe = \"tls\"\ntls = { insecure = \"yes\" }",
+        "2:20 `insecure` is a string, expected true or false | for example insecure = false",
+    ),
+    (
+        "[pool.health]",
+        "probe = \"tls\"\ntls = { insecure = true, server_name = \"a b\" }",
+        "2:40 `server_name` is \"a b\", neither a host name nor an IP address | the name that the certificate is for, such as \"web.internal\"",
+    ),
+    (
+        "[pool.health]",
+        "probe = \"tls\"\ntls = { ca = \"/dev/null\" }",
+        "2:14 the CA file \"/dev/null\" has no certificate | a PEM file with the certificates of those who sign the backends' certificates",
+    ),
+    (
+        "[pool.health]",
+        "probe = \"tls\"\ntls = { ca = \"/no/such.pem\" }",
+        "2:14 the CA file \"/no/such.pem\" cannot be read: No such file or directory (os error 2) | a PEM file with the certificates of those who sign the backends' certificates",
+    ),
+    (
+        "[pool.health]",
+        "probe = \"send_expect\"",
+        "1:9 probe = \"send_expect\" expects nothing | add a line such as expect = '+PONG\\r\\n'; probe = \"tcp\" passes on connecting",
+    ),
+    (
+        "[pool.health]",
+        "probe = \"send_expect\"\nexpect = 'ab\\qc'",
+        "2:13 `expect`: \\q is no escape | escapes are \\r, \\n, \\t, \\\\ and \\xNN; in single quotes TOML leaves them alone",
+    ),
+    (
+        "[pool.health]",
+        "probe = \"send_expect\"\nexpect = \"\\r\\n\\\\x4\"",
+        "2:15 `expect`: \\x4 lacks its two hexadecimal digits | escapes are \\r, \\n, \\t, \\\\ and \\xNN; in single quotes TOML leaves them alone",
+    ),
+    (
+        "[pool.health]",
+        "probe = \"send_expect\"\nsteps = [{ expect = 'a' }, { send = 'b\\' }]",
+        "2:39 `send`: a backslash at the end | escapes are \\r, \\n, \\t, \\\\ and \\xNN; in single quotes TOML leaves them alone",
+    ),
+    (
+        "[pool.health]",
+        "probe = \"send_expect\"\nexpect = 'a'\nsteps = [{ expect = 'b' }]",
+        "3:9 `steps` stands beside `send` and `expect` | make these the first of the steps",
+    ),
+    (
+        "[pool.health]",
+        "probe = \"send_expect\"\nsteps = [{ expect = 'b' }, {}]",
+        "2:28 a step that neither sends nor expects | leave it out",
+    ),
+    (
+        "[pool.health]",
+        "probe = \"send_expect\"\nsteps = [{ expects = 'b' , expect = 'c' }]",
+        "2:12 unknown key `expects` in steps = [{ … }] of [pool.health] of [[pool]] \"out\" | did you mean `expect`?",
+    ),
+    (
+        "[pool.health]",
+        "probe = \"exec\"\ncommand = [\"check\"]",
+        "2:12 the program \"check\" is no absolute path | the path of a program, such as \"/usr/local/bin/check\"; no shell is involved",
+    ),
+    (
+        "[pool.health]",
+        "probe = \"exec\"\ncommand = [\"/no/such\"]",
+        "2:12 the program \"/no/such\" cannot be found: No such file or directory (os error 2) | the path of a program, such as \"/usr/local/bin/check\"; no shell is involved",
+    ),
+    (
+        "[pool.health]",
+        "probe = \"exec\"\ncommand = [\"/etc/passwd\"]",
+        "2:12 the program \"/etc/passwd\" is not executable | the path of a program, such as \"/usr/local/bin/check\"; no shell is involved",
+    ),
+    (
+        "[pool.health]",
+        "probe = \"exec\"\ncommand = [\"/bin\"]",
+        "2:12 the program \"/bin\" is no file | the path of a program, such as \"/usr/local/bin/check\"; no shell is involved",
+    ),
+    (
+        "[pool.health]",
+        "probe = \"exec\"\ncommand = \"/bin/sh -c true\"",
+        "2:11 the program \"/bin/sh -c true\" cannot be found: No such file or directory (os error 2) | the path of a program, such as \"/usr/local/bin/check\"; no shell is involved",
+    ),
+    (
+        "[pool.health]",
+        "probe = \"exec\"\ncommand = 7",
+        "2:11 `command` is an integer, expected a string or an array of strings | for example command = []",
+    ),
+    (
+        "[pool.health]",
+        "probe = \"exec\"\ncommand = [\"/bin/sh\"]\nsend_proxy = \"v1\"",
+        "3:14 `send_proxy` is for probe = \"tcp\" or \"tls\" or \"http\" or \"https\" or \"send_expect\" only | add probe = \"tcp\" to [pool.health] of [[pool]] \"out\", or leave `send_proxy` out",
+    ),
+    (
+        "[pool.health]",
+        "probe_address = \"web.internal\"",
+        "1:17 `probe_address` is \"web.internal\", not an IP address | such as \"10.0.0.1\" or \"2001:db8::1\"; the port goes into `port`",
+    ),
+    (
+        "[pool.health]",
+        "send_proxy = \"v3\"",
+        "1:14 `send_proxy` cannot be \"v3\" | allowed: \"off\", \"v1\", \"v2\"",
+    ),
+    (
+        "[pool.health]",
+        "agent_send = 'web\\n'",
+        "1:14 `agent_send` is set, but there is no `agent_port` | add a line such as agent_port = 9707, or leave `agent_send` out",
+    ),
+    (
+        "[pool.health]",
+        "flap_changes = 251",
+        "1:16 `flap_changes` is 251, not within 0 to 250 | the default is flap_changes = 6",
     ),
     (
         "[pool.health]",
@@ -1334,6 +1458,8 @@ fn any_pool() -> impl Strategy<Value = Pool> {
                     .any(|backend| matches!(backend.address, Endpoint::Unix(_)))
                 {
                     health.port = 0;
+                    health.probe_address = None;
+                    health.agent = None;
                 }
                 let bound = matches!(policy, PolicyKind::IpHash | PolicyKind::Failover);
                 Pool {
@@ -1352,6 +1478,26 @@ fn any_pool() -> impl Strategy<Value = Pool> {
                 }
             },
         )
+}
+
+fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        prop::collection::vec(any::<u8>(), 1..12),
+        "[${}A\"\\\\\n\t\u{7f}\u{e9}]{1,12}".prop_map(String::into_bytes),
+    ]
+}
+
+fn any_tls() -> impl Strategy<Value = TlsVerify> {
+    (
+        prop::sample::select(&["", "web.internal", "10.0.0.1"][..]),
+        any::<bool>(),
+    )
+        .prop_map(|(name, insecure)| TlsVerify {
+            server_name: name.to_owned(),
+            // The system may trust nobody; a file of its own is read in another test.
+            ca: None,
+            insecure: insecure || name.is_empty() || system_roots().is_empty(),
+        })
 }
 
 fn any_pool_limits() -> impl Strategy<Value = (u32, u32, Queue, Drain, u32)> {
@@ -1377,30 +1523,68 @@ fn any_health() -> impl Strategy<Value = Health> {
         prop::collection::vec(range, 1..4),
         any_text(),
     )
-        .prop_map(|(path, host, expect_status, expect_body)| {
-            Probe::Http(HttpProbe {
-                path,
-                host,
-                expect_status,
-                expect_body,
-            })
-        });
-    let probe = prop_oneof![Just(Probe::None), Just(Probe::Tcp), http];
+        .prop_map(|(path, host, expect_status, expect_body)| HttpProbe {
+            path,
+            host,
+            expect_status,
+            expect_body,
+        })
+        .boxed();
+    let step = (any_bytes(), any_bytes()).prop_map(|(send, expect)| Step { send, expect });
+    let command = prop::collection::vec("[^\0]{0,8}", 0..3).prop_map(|mut words| {
+        words.insert(0, "/bin/sh".to_owned());
+        Probe::Exec(words)
+    });
+    let probe = prop_oneof![
+        Just(Probe::None),
+        Just(Probe::Tcp),
+        http.clone().prop_map(Probe::Http),
+        any_tls().prop_map(Probe::Tls),
+        (http, any_tls()).prop_map(|(http, tls)| Probe::Https(http, tls)),
+        prop::collection::vec(step, 1..4).prop_map(Probe::SendExpect),
+        command,
+    ];
     let times = (
         any_duration(10),
         any_duration(1),
         any_duration(10),
         any_duration(10),
     );
-    (probe, times, 1..=u32::MAX, 1..=u32::MAX, any::<u16>()).prop_map(
-        |(probe, (interval, timeout, fast_interval, down_interval), rise, fall, port)| Health {
-            probe,
-            interval,
-            timeout,
-            thresholds: Thresholds { rise, fall },
-            fast_interval,
-            down_interval,
+    let agent =
+        (1..=u16::MAX, any_duration(10), any_bytes()).prop_map(|(port, interval, send)| Agent {
             port,
+            interval,
+            send,
+        });
+    let proxies = [SendProxy::Off, SendProxy::V1, SendProxy::V2];
+    let where_to = (
+        any::<u16>(),
+        any::<Option<std::net::IpAddr>>(),
+        prop::sample::select(proxies.to_vec()),
+        prop::option::of(agent),
+    );
+    let thresholds =
+        (1..=u32::MAX, 1..=u32::MAX).prop_map(|(rise, fall)| Thresholds { rise, fall });
+    let damping =
+        (0..=250_u32, any_duration(1000)).prop_map(|(changes, window)| Damping { changes, window });
+    (probe, times, thresholds, damping, where_to).prop_map(
+        |(probe, times, thresholds, damping, where_to)| {
+            let (interval, timeout, fast_interval, down_interval) = times;
+            let (port, probe_address, send_proxy, agent) = where_to;
+            let connects = !matches!(probe, Probe::None | Probe::Exec(_));
+            Health {
+                probe,
+                interval,
+                timeout,
+                thresholds,
+                damping,
+                fast_interval,
+                down_interval,
+                port,
+                probe_address,
+                send_proxy: if connects { send_proxy } else { SendProxy::Off },
+                agent,
+            }
         },
     )
 }
@@ -1446,4 +1630,105 @@ fn any_path() -> impl Strategy<Value = String> {
 
 fn any_duration(min_millis: u64) -> impl Strategy<Value = Duration> {
     prop_oneof![min_millis..10_000, min_millis..=3_153_600_000_000].prop_map(Duration::from_millis)
+}
+
+#[test]
+fn a_ca_file_is_read_with_the_configuration_and_its_mistakes_are_the_configurations() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let certified = rcgen::generate_simple_self_signed(vec!["ca".to_owned()]).unwrap();
+    let pem = certified.cert.pem();
+    let good = file("good.pem", &format!("# ours\n{pem}{pem}"));
+    let health = |lines: &str| with("[pool.health]", &format!("probe = \"https\"\n{lines}"));
+    let settings = read(&health(&format!("tls.ca = {good:?}"))).unwrap();
+    let tls = settings.pools[0].health.probe.tls().unwrap();
+    let bundle = tls.ca.as_ref().unwrap();
+    assert_eq!(bundle.certificates.len(), 2);
+    assert_eq!(bundle.path, Path::new(&good));
+    assert_eq!(read(&print_effective(&settings)), Ok(settings));
+
+    let half = &pem[..pem.len() / 2];
+    for (text, what) in [
+        ("", "has no certificate"),
+        ("plain text", "has no certificate"),
+        (half, "is not PEM"),
+        (
+            "-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n",
+            "has an unusable certificate, number 1",
+        ),
+    ] {
+        let path = file("bad.pem", text);
+        let told = told(&health(&format!("tls.ca = {path:?}")), "[pool.health]");
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(
+            told[0].contains(&format!("the CA file {path:?} {what}")),
+            "{told:?}"
+        );
+    }
+    let told = told(
+        &health(&format!("tls.ca = {good:?}\nhost = \"a,b\"")),
+        "[pool.health]",
+    );
+    assert_eq!(
+        told,
+        [
+            "4:8 a certificate cannot be for the host \"a,b\" | add tls = { server_name = \"web.internal\" } with the name that it is for"
+        ]
+    );
+}
+
+#[test]
+fn a_backend_on_a_socket_in_the_file_system_has_no_port_no_agent_and_no_name() {
+    let unix = LEAST.replace("127.0.0.1:9001", "unix:/run/x");
+    let with_health = |lines: &str| {
+        let text = unix.replace(
+            "[[pool.backend]]",
+            &format!("[pool.health]\n{lines}\n[[pool.backend]]"),
+        );
+        let Err(mistakes) = read(&text) else {
+            panic!("accepted: {lines}")
+        };
+        let messages = mistakes.into_iter().map(|mistake| mistake.message.clone());
+        messages.collect::<Vec<String>>()
+    };
+    let label = "[[pool.backend]] of [[pool]] \"out\"";
+    for key in ["port", "agent_port", "probe_address"] {
+        let value = if key == "probe_address" {
+            "\"10.0.0.1\""
+        } else {
+            "80"
+        };
+        assert_eq!(
+            with_health(&format!("{key} = {value}")),
+            [format!(
+                "{label} is a socket in the file system, but health has a `{key}`"
+            )]
+        );
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ca.pem");
+    let certified = rcgen::generate_simple_self_signed(vec!["ca".to_owned()]).unwrap();
+    fs::write(&path, certified.cert.pem()).unwrap();
+    assert_eq!(
+        with_health(&format!("probe = \"tls\"\ntls.ca = {path:?}")),
+        [format!(
+            "{label} has no name that its certificate could be for"
+        )]
+    );
+}
+
+#[test]
+fn a_probe_that_verifies_nobody_is_warned_of() {
+    let warned = |lines: &str| warnings(&read(&with("[pool.health]", lines)).unwrap());
+    assert_eq!(
+        warned("probe = \"tls\"\ntls.insecure = true"),
+        [
+            "health.tls.insecure = true in [[pool]] \"out\": its probe accepts any certificate, so whoever answers there counts as the backend"
+        ]
+    );
+    assert_eq!(warned("probe = \"tcp\""), Vec::<String>::new());
 }

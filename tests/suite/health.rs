@@ -57,9 +57,22 @@ fn probes_answered_without_end_or_by_single_bytes_fail_in_time_and_hold_no_memor
         let silent: fn(&mut TcpStream) = |socket| {
             let _ = socket.read(&mut [0]);
         };
-        for serve in [endless, headers, dribble, silent] {
+        let scripted = HTTP.replace("http", "send_expect").replace(
+            "expect_body = \"fine\"",
+            "expect = 'HTTP/1.1 200 OK\\r\\nContent-Length: 5'",
+        );
+        let asking = format!("{scripted}send = 'x'\n");
+        for (health, serve) in [
+            (HTTP, endless),
+            (HTTP, headers),
+            (HTTP, dribble),
+            (HTTP, silent),
+            (&asking, endless),
+            (&asking, dribble),
+            (&asking, silent),
+        ] {
             let backend = answering(serve);
-            let balancer = Balancer::start(&Setup::over(&[backend.address]).pool(HTTP));
+            let balancer = Balancer::start(&Setup::over(&[backend.address]).pool(health));
             wait::until("it is found down", || state(&balancer) == State::Down);
             let memory = resident_bytes("self");
             let probes = backend.accepted();
@@ -81,14 +94,30 @@ fn a_thousand_probes_leave_no_descriptor_thread_or_waiting_socket() {
         };
         let backend = answering(fine);
         let many = HTTP.replace("\"60ms\"", "\"10ms\"");
-        let balancer = Balancer::start(&Setup::over(&[backend.address]).pool(&many));
-        wait::until("it is found up", || state(&balancer) == State::Up);
+        let scripted = many.replace("\"http\"", "\"send_expect\"").replace(
+            "expect_body = \"fine\"",
+            "send = 'x'\nexpect = 'HTTP/1.1 200'",
+        );
+        let more = format!(
+            "[[pool]]\nname = \"more\"\n{scripted}[[pool.backend]]\naddress = \"{}\"\n",
+            backend.address
+        );
+        let mut setup = Setup::over(&[backend.address]).pool(&many);
+        setup.more = more;
+        let balancer = Balancer::start(&setup);
+        wait::until("both are found up", || {
+            let state = balancer.state();
+            state
+                .pools
+                .iter()
+                .all(|pool| pool.backends[0].state == State::Up)
+        });
         let before = (descriptors("self"), threads("self"));
         let probes = backend.accepted();
-        wait::until("a thousand were made", || {
-            backend.accepted() > probes + 1000
+        wait::until("two thousand were made", || {
+            backend.accepted() > probes + 2000
         });
-        // One may be under way at either look.
+        // One of each may be under way at either look.
         wait::until("descriptors and threads are as before", || {
             let (now, of_threads) = (descriptors("self"), threads("self"));
             now <= before.0 && of_threads <= before.1
@@ -102,5 +131,50 @@ fn a_thousand_probes_leave_no_descriptor_thread_or_waiting_socket() {
         });
         let waiting = waiting.count();
         assert!(waiting < 10, "{waiting} sockets in TIME_WAIT");
+    });
+}
+
+#[test]
+fn a_hundred_programs_leave_no_descriptor_thread_or_dead_process() {
+    let name = "health::a_hundred_programs_leave_no_descriptor_thread_or_dead_process";
+    child::alone(name, || {
+        let folder = tempfile::tempdir().unwrap();
+        let count = folder.path().join("count");
+        // Half of them end by themselves, half are killed at the timeout, all leave one behind.
+        let script = format!(
+            "echo x >> {0}; sleep 1000 & test $(($(wc -l < {0}) % 2)) = 0 || sleep 1000",
+            count.display()
+        );
+        let health = HTTP
+            .replace("\"http\"", "\"exec\"")
+            .replace(
+                "expect_body = \"fine\"",
+                &format!("command = [\"/bin/sh\", \"-c\", {script:?}]"),
+            )
+            .replace("\"60ms\"", "\"10ms\"")
+            .replace("\"300ms\"", "\"30ms\"");
+        let backend = Backend::echo();
+        let balancer = Balancer::start(&Setup::over(&[backend.address]).pool(&health));
+        let run = || std::fs::read(&count).map_or(0, |lines| lines.len() / 2);
+        wait::until("some were run", || run() > 10);
+        let before = (descriptors("self"), threads("self"));
+        wait::until("a hundred were run", || run() > 110);
+        wait::until("descriptors and threads are as before", || {
+            let (now, of_threads) = (descriptors("self"), threads("self"));
+            now <= before.0 && of_threads <= before.1
+        });
+        balancer.reload(&Setup::over(&[backend.address])).unwrap();
+        wait::until("no child is left, dead or alive", || {
+            let of_thread = |task: std::io::Result<std::fs::DirEntry>| {
+                let path = task.unwrap().path().join("children");
+                std::fs::read_to_string(path).unwrap_or_default()
+            };
+            let children: String = std::fs::read_dir("/proc/self/task")
+                .unwrap()
+                .map(of_thread)
+                .collect();
+            children.trim().is_empty()
+        });
+        assert_eq!(backend.accepted(), 0, "programs are not connections");
     });
 }

@@ -15,6 +15,7 @@ mod life;
 mod listening;
 mod policies;
 mod pool_reloads;
+mod probe_kinds;
 mod probes;
 mod programs;
 mod queueing;

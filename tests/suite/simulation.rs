@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use lbd::balance::backend::{Availability, State, Verdict, Wish, availability};
 use lbd::balance::chance::Chance;
-use lbd::balance::health::{Ejection, Health, Pace, Thresholds};
+use lbd::balance::health::{Damping, Ejection, Health, Pace, Thresholds};
 use lbd::balance::policy::PolicyKind;
 use lbd::balance::pool::{Candidates, Lease, MemberSpec, Pool, PoolSpec};
 use lbd::balance::table::Table;
@@ -130,7 +130,7 @@ impl Backend {
     fn new(verdict: Verdict) -> Self {
         Backend {
             serves: true,
-            health: Health::new(THRESHOLDS, verdict),
+            health: Health::new(THRESHOLDS, Damping::NONE, verdict),
             membership: 0,
             verdict,
             wish: Wish::Ready,
@@ -390,7 +390,7 @@ impl Simulation {
         }
         // A few get lost on the way.
         let passed = backend.serves && self.chance.below(20) > 0;
-        if let Some(verdict) = backend.health.observe(passed) {
+        if let Some(verdict) = backend.health.observe(passed, self.now) {
             backend.verdict = verdict;
             let member = self.member_of(index).expect("only members are probed");
             self.pool.set_verdict(member, verdict);
@@ -504,7 +504,7 @@ impl Simulation {
                 };
             }
             backend.verdict = first;
-            backend.health = Health::new(THRESHOLDS, first);
+            backend.health = Health::new(THRESHOLDS, Damping::NONE, first);
             if self.spec.probed {
                 self.schedule_probe(target);
             }
@@ -575,7 +575,7 @@ impl Simulation {
         for index in 0..self.pool.members().len() {
             let target = self.pool.members()[index].target;
             for _ in 0..if self.spec.probed { THRESHOLDS.rise } else { 0 } {
-                if let Some(verdict) = self.backends[target].health.observe(true) {
+                if let Some(verdict) = self.backends[target].health.observe(true, self.now) {
                     self.backends[target].verdict = verdict;
                     self.pool.set_verdict(index, verdict);
                 }

@@ -1,11 +1,14 @@
 //! Probes against scripted servers, which run beside the probe on the same runtime.
 
 use std::future::Future;
+use std::io;
 use std::net::Ipv4Addr;
 
-use tokio::net::{TcpListener, UnixListener};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener};
 
 use super::*;
+use crate::probe::connect;
 use crate::probe::pace::Slots;
 
 /// Longer than any probe here takes unless it waits for its timeout.
@@ -16,21 +19,21 @@ fn tcp(target: Endpoint, timeout: Duration) -> ProbeSpec {
     ProbeSpec {
         target,
         kind: ProbeKind::Tcp,
+        send_proxy: SendProxy::Off,
         timeout,
     }
 }
 
 fn http(target: Endpoint, timeout: Duration, expect_body: &str) -> ProbeSpec {
-    let kind = ProbeKind::Http {
+    let kind = ProbeKind::Http(HttpProbe {
         path: "/health".to_owned(),
         host: String::new(),
         expect_status: vec![200..=399],
         expect_body: expect_body.to_owned(),
-    };
+    });
     ProbeSpec {
-        target,
         kind,
-        timeout,
+        ..tcp(target, timeout)
     }
 }
 
@@ -95,10 +98,10 @@ async fn the_request_names_the_target_unless_told_a_host() {
     for host in ["", "web.example"] {
         let (listener, target) = listen().await;
         let mut spec = http(target, AMPLE, "");
-        let ProbeKind::Http { host: of_spec, .. } = &mut spec.kind else {
+        let ProbeKind::Http(probe) = &mut spec.kind else {
             unreachable!()
         };
-        *of_spec = host.to_owned();
+        probe.host = host.to_owned();
         let shown = if host.is_empty() {
             spec.target.to_string()
         } else {
@@ -377,29 +380,64 @@ async fn probes_beyond_the_slots_wait_for_their_turn_without_losing_time() {
     drop(listener);
 }
 
-#[test]
-fn faults_of_this_host_are_told_from_the_backends() {
-    for (errno, expected) in [
-        (Errno::ADDRNOTAVAIL, true),
-        (Errno::MFILE, true),
-        (Errno::NFILE, true),
-        (Errno::NOBUFS, true),
-        (Errno::NOMEM, true),
-        (Errno::CONNREFUSED, false),
-        (Errno::HOSTUNREACH, false),
-        (Errno::TIMEDOUT, false),
+#[tokio::test]
+async fn a_proxy_header_comes_before_everything_else_and_tells_the_probes_own_connection() {
+    for (send_proxy, unix) in [
+        (SendProxy::V1, false),
+        (SendProxy::V2, false),
+        (SendProxy::V1, true),
+        (SendProxy::V2, true),
     ] {
-        assert_eq!(is_local(&errno.into()), expected, "{errno:?}");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let (tcp_listener, tcp_target) = listen().await;
+        let unix_listener = UnixListener::bind(&path).unwrap();
+        let target = if unix {
+            Endpoint::Unix(path)
+        } else {
+            tcp_target
+        };
+        let mut spec = http(target.clone(), AMPLE, "");
+        spec.send_proxy = send_proxy;
+        let server = async {
+            let (mut stream, from): (Box<dyn connect::Stream>, String) = if unix {
+                (
+                    Box::new(unix_listener.accept().await.unwrap().0),
+                    String::new(),
+                )
+            } else {
+                let (stream, from) = tcp_listener.accept().await.unwrap();
+                let from = format!("{} {}", from.ip(), from.port());
+                (Box::new(stream), from)
+            };
+            let request = read_raw_request(&mut stream).await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            (request, from)
+        };
+        let (result, (request, from)) = tokio::join!(run(&spec), server);
+        assert!(result.passed, "{result:?}");
+        let header = match (send_proxy, unix, &target) {
+            (SendProxy::V1, false, Endpoint::Tcp(to)) => {
+                let (ip, port) = from.split_once(' ').unwrap();
+                format!("PROXY TCP4 {ip} {} {port} {}\r\n", to.ip(), to.port()).into_bytes()
+            }
+            (SendProxy::V1, ..) => b"PROXY UNKNOWN\r\n".to_vec(),
+            _ => b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec(),
+        };
+        let expected = [&header, b"GET /health HTTP/1.1\r\n".as_slice()].concat();
+        assert!(
+            request.starts_with(&expected),
+            "{send_proxy:?}: {}",
+            request.escape_ascii()
+        );
     }
 }
 
-#[test]
-fn errors_read_as_part_of_a_sentence() {
-    assert_eq!(describe(&Errno::HOSTUNREACH.into()), "no route to host");
-    assert_eq!(
-        describe(&io::ErrorKind::UnexpectedEof.into()),
-        "unexpected end of file"
-    );
-    assert_eq!(describe(&io::Error::other("")), "");
-    assert_eq!(describe(&io::Error::other("\u{dc}ber")), "\u{dc}ber");
+/// With what comes before the request, whatever it is.
+async fn read_raw_request(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
+    let mut request = Vec::new();
+    while !request.ends_with(b"close\r\n\r\n") {
+        request.push(stream.read_u8().await.unwrap());
+    }
+    request
 }
