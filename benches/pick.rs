@@ -11,7 +11,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 
 use lbd::balance::backend::Verdict;
 use lbd::balance::chance::Chance;
-use lbd::balance::health::Ejection;
+use lbd::balance::ejection::Ejection;
 use lbd::balance::policy::PolicyKind;
 use lbd::balance::pool::{Candidates, MemberSpec, Pool, PoolSpec};
 use lbd::balance::table::Table;

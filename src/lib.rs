@@ -36,6 +36,7 @@ pub mod observe {
 pub mod balance {
     pub mod backend;
     pub mod chance;
+    pub mod ejection;
     pub mod health;
     pub mod key;
     mod lease;

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::backend::{Availability, State, Verdict, Wish, availability};
-use super::health::Ejection;
+use super::ejection::Ejection;
 use super::key::HashSeed;
 pub use super::lease::{Candidates, Lease, TRIES_MAX};
 use super::live::Live;

@@ -3,7 +3,8 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::balance::health::{Ejection, Thresholds};
+use crate::balance::ejection::Ejection;
+use crate::balance::health::Thresholds;
 use crate::balance::policy::PolicyKind;
 use crate::base::addr::Endpoint;
 use crate::config::address;

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::balance::health::Ejection;
+use crate::balance::ejection::Ejection;
 use crate::balance::policy::PolicyKind;
 use crate::config::duration;
 use crate::config::expand;

@@ -307,7 +307,7 @@ mod tests {
 
     use super::*;
     use crate::balance::chance::Chance;
-    use crate::balance::health::Ejection;
+    use crate::balance::ejection::Ejection;
     use crate::balance::key::HashSeed;
     use crate::balance::policy::PolicyKind;
     use crate::balance::pool::{Member, Pool, PoolSpec};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lbd::balance::backend::Verdict;
 use lbd::balance::chance::Chance;
-use lbd::balance::health::Ejection;
+use lbd::balance::ejection::Ejection;
 use lbd::balance::policy::PolicyKind;
 use lbd::balance::pool::{Candidates, Lease, MemberSpec, Pool, PoolSpec};
 use lbd::balance::table::Table;

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use lbd::balance::health::{Ejection, Thresholds};
+use lbd::balance::ejection::Ejection;
+use lbd::balance::health::Thresholds;
 use lbd::balance::policy::PolicyKind;
 use lbd::base::addr::Endpoint;
 use lbd::config::load::{load, load_text};

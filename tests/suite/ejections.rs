@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::balance_kit::*;
 use lbd::balance::backend::State;
 use lbd::balance::chance::Chance;
-use lbd::balance::health::Ejection;
+use lbd::balance::ejection::Ejection;
 use lbd::balance::policy::PolicyKind;
 use lbd::balance::pool::{Candidates, Lease, Pool, PoolSpec};
 use lbd::base::clock::Moment;

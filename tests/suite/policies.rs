@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use crate::balance_kit::*;
 use lbd::balance::backend::{Availability, State, Verdict, Wish, availability};
 use lbd::balance::chance::Chance;
-use lbd::balance::health::Ejection;
+use lbd::balance::ejection::Ejection;
 use lbd::balance::key::HashSeed;
 use lbd::balance::policy::PolicyKind;
 use lbd::balance::pool::{Candidates, Lease, MemberSpec, Pool, PoolSpec, TRIES_MAX};

@@ -3,7 +3,7 @@
 use crate::balance_kit::*;
 use lbd::balance::backend::{State, Verdict, Wish};
 use lbd::balance::chance::Chance;
-use lbd::balance::health::Ejection;
+use lbd::balance::ejection::Ejection;
 use lbd::balance::policy::PolicyKind;
 use lbd::balance::pool::{Candidates, MemberSpec, PoolSpec};
 use lbd::balance::table::Table;

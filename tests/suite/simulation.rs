@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use lbd::balance::backend::{Availability, State, Verdict, Wish, availability};
 use lbd::balance::chance::Chance;
-use lbd::balance::health::{Ejection, Health, Pace, Thresholds};
+use lbd::balance::ejection::Ejection;
+use lbd::balance::health::{Health, Pace, Thresholds};
 use lbd::balance::policy::PolicyKind;
 use lbd::balance::pool::{Candidates, Lease, MemberSpec, Pool, PoolSpec};
 use lbd::balance::table::Table;
