@@ -39,13 +39,17 @@ pub mod balance {
     pub mod ejection;
     pub mod health;
     pub mod key;
+    mod latency;
     mod lease;
     pub mod live;
     pub mod policy;
     pub mod pool;
     pub mod queue;
+    mod share;
     mod slots;
     pub mod table;
+    mod traffic;
+    mod watch;
 }
 
 /// Floor 3: from TOML text to checked settings.

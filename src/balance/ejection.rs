@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// When connect failures of real traffic take a backend out for a while.
+/// When failures that real traffic meets take a backend out for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ejection {
     /// Connect failures in a row; 0 = never eject.
@@ -12,6 +12,18 @@ pub struct Ejection {
     pub max: Duration,
     /// Largest share of the pool's backends that may be ejected at once, 0..=100.
     pub max_percent: u8,
+    /// Sessions in a row that the backend reset within `early_reset_within` of connecting;
+    /// 0 = never eject for them. Ended by a session that lives longer, or that ends in order
+    /// having had an answer.
+    pub early_resets: u32,
+    pub early_reset_within: Duration,
+    /// Sessions in a row that the backend closed, before the client did, without having sent a
+    /// byte; 0 = never eject for them. Ended by a byte.
+    ///
+    /// Both are off by default: a server may close without a word on purpose (nginx's
+    /// `return 444`, a service that forbids the client), and where it does a client could have
+    /// every backend ejected.
+    pub empty_closes: u32,
 }
 
 impl Ejection {
@@ -60,6 +72,9 @@ mod tests {
             base,
             max,
             max_percent,
+            early_resets: 0,
+            early_reset_within: Duration::from_secs(1),
+            empty_closes: 0,
         }
     }
 

@@ -37,6 +37,8 @@ pub(crate) enum Kind {
     Text(&'static str),
     /// Has an integer, with this default.
     Number(u32),
+    /// Has a number with or without a fraction, with this default, as TOML.
+    Decimal(&'static str),
     Section(&'static Section),
     /// Known, but not built yet: only this value, which asks for nothing, is accepted.
     NotYet(Off),
@@ -48,8 +50,6 @@ pub(crate) enum Off {
     /// There is none: the key itself asks for something.
     Never,
     Text(&'static str),
-    Duration(&'static str),
-    Zero,
     EmptyArray,
 }
 
@@ -121,6 +121,9 @@ pub(crate) static POOL: Section = Section {
         number("retries", 2),
         number("retry_budget", 50),
         number("max_connections", 0),
+        number("hash_balance_factor", 125),
+        text("slow_start", "0s"),
+        number("panic_threshold", 0),
         section("queue", &QUEUE),
         section("drain", &DRAIN),
         section("ejection", &EJECTION),
@@ -128,8 +131,6 @@ pub(crate) static POOL: Section = Section {
         section("backend", &BACKEND),
         not_yet("send_proxy", Off::Text("off")),
         not_yet("tls", Off::Never),
-        not_yet("slow_start", Off::Duration("0s")),
-        not_yet("panic_threshold", Off::Zero),
         not_yet("discover", Off::EmptyArray),
     ],
 };
@@ -142,6 +143,9 @@ pub(crate) static EJECTION: Section = Section {
         text("base", "5s"),
         text("max", "60s"),
         number("max_percent", 50),
+        number("early_resets", 0),
+        text("early_reset_within", "1s"),
+        number("empty_closes", 0),
     ],
 };
 
@@ -192,7 +196,7 @@ pub(crate) static BACKEND: Section = Section {
         number("weight", 1),
         number("priority", 0),
         number("max_connections", 0),
-        not_yet("cost", Off::Zero),
+        decimal("cost", "0.0"),
     ],
 };
 
@@ -221,6 +225,13 @@ const fn number(name: &'static str, default: u32) -> Key {
     Key {
         name,
         kind: Kind::Number(default),
+    }
+}
+
+const fn decimal(name: &'static str, default: &'static str) -> Key {
+    Key {
+        name,
+        kind: Kind::Decimal(default),
     }
 }
 
@@ -281,6 +292,7 @@ impl Key {
             }
             Kind::Text(default) => format!("{} = {default:?}", self.name),
             Kind::Number(default) => format!("{} = {default}", self.name),
+            Kind::Decimal(default) => format!("{} = {default}", self.name),
             Kind::Section(section) => section.header(),
             Kind::NotYet(_) => self.name.to_owned(),
         }
@@ -326,7 +338,9 @@ mod tests {
                         continue;
                     }
                     Kind::Required(_) | Kind::Optional(_) => format!("{} = ", key.name),
-                    Kind::Text(_) | Kind::Number(_) | Kind::NotYet(_) => key.example(),
+                    Kind::Text(_) | Kind::Number(_) | Kind::Decimal(_) | Kind::NotYet(_) => {
+                        key.example()
+                    }
                 };
                 let line = documented_lines(section)
                     .into_iter()

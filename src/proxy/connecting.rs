@@ -135,7 +135,7 @@ impl Connecting {
             if tried.backend.has_input() {
                 return self.connected(tried, cx);
             }
-            self.blame(&tried.lease, DialError(error), cx);
+            self.blame(&tried.lease, tried.begun_at, DialError(error), cx);
             return self.dial(0, upstream, cx);
         }
         if readiness.writable {
@@ -149,7 +149,7 @@ impl Connecting {
     pub(super) fn alarm(mut self, upstream: &Arc<Upstream>, cx: &mut Context<'_>) -> Outcome {
         match self.tried.take_if(|tried| cx.now >= tried.deadline) {
             Some(tried) => {
-                self.blame(&tried.lease, DialError(Errno::TIMEDOUT), cx);
+                self.blame(&tried.lease, tried.begun_at, DialError(Errno::TIMEDOUT), cx);
                 self.dial(0, upstream, cx)
             }
             None => self.waits(),
@@ -197,7 +197,7 @@ impl Connecting {
                     });
                     return self.waits();
                 }
-                Err(error) => self.blame(&lease, error, cx),
+                Err(error) => self.blame(&lease, begun_at, error, cx),
             }
         }
     }
@@ -248,7 +248,7 @@ impl Connecting {
             begun_at,
             ..
         } = tried;
-        lease.connected();
+        lease.connected(cx.now, cx.now.since(begun_at));
         backend.writable = true;
         Outcome::Connected(Connected {
             client: self.client,
@@ -260,13 +260,19 @@ impl Connecting {
         })
     }
 
-    fn blame(&mut self, lease: &Lease<Endpoint>, error: DialError, cx: &Context<'_>) {
+    fn blame(
+        &mut self,
+        lease: &Lease<Endpoint>,
+        begun_at: Moment,
+        error: DialError,
+        cx: &Context<'_>,
+    ) {
         self.last_failure = Some(Failure {
             backend: lease.index(),
             error,
         });
         if !error.is_local() {
-            lease.connect_failed(cx.now);
+            lease.connect_failed(cx.now, cx.now.since(begun_at));
         }
     }
 
@@ -308,8 +314,8 @@ mod tests {
     use super::*;
     use crate::balance::chance::Chance;
     use crate::balance::ejection::Ejection;
-    use crate::balance::key::HashSeed;
-    use crate::balance::policy::PolicyKind;
+    use crate::balance::key::{HashKey, HashSeed};
+    use crate::balance::policy::{Cost, PolicyKind};
     use crate::balance::pool::{Member, Pool, PoolSpec};
     use crate::balance::table::Table;
     use crate::net::poller::Poller;
@@ -334,6 +340,7 @@ mod tests {
             target: address,
             weight: 1,
             priority: 0,
+            cost: Cost::FREE,
             max_connections: 0,
         };
         let second = Duration::from_secs(1);
@@ -345,17 +352,25 @@ mod tests {
                 base: second,
                 max: second,
                 max_percent: 50,
+                early_resets: 0,
+                early_reset_within: second,
+                empty_closes: 0,
             },
+            hash_balance_factor: 0,
+            slow_start: Duration::ZERO,
+            panic_threshold: 0,
+            failure_latency: second,
             probed: false,
             seed: String::new(),
             max_connections: 0,
             members: vec![member],
         };
         Arc::new(Upstream {
-            pool: Arc::new(Pool::new(spec, Table::new())),
+            pool: Arc::new(Pool::new(spec, Table::new(), Moment::ZERO)),
             connect_timeout: second,
             retries: 0,
             seed: HashSeed::new(""),
+            hash_key: HashKey::SourceIp,
         })
     }
 

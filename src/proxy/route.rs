@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use crate::balance::key::HashSeed;
+use crate::balance::key::{HashKey, HashSeed};
 use crate::balance::pool::Pool;
 use crate::base::addr::{ClientAddr, Endpoint};
 use crate::base::ending::Termination;
@@ -40,13 +40,16 @@ pub struct Upstream {
     /// Further backends tried after the first.
     pub retries: u32,
     pub seed: HashSeed,
+    /// What of a client the hash is taken of.
+    pub hash_key: HashKey,
 }
 
 impl Upstream {
-    /// What a source-hash policy goes by. Clients on unix sockets are all one source.
+    /// What a hash policy goes by. Clients on unix sockets are all one source.
     pub fn key(&self, client: ClientAddr) -> u64 {
         match client {
-            ClientAddr::Ip(addr) => self.seed.source_ip(addr.ip()),
+            // No listener reads the name a client asks for yet; the configuration says so.
+            ClientAddr::Ip(addr) => self.seed.key(self.hash_key, addr, None),
             ClientAddr::Unix => 0,
         }
     }

@@ -390,7 +390,7 @@ impl Control {
         else {
             return false;
         };
-        pool.set_wish(index, wish);
+        pool.set_wish(index, wish, Moment::now());
         true
     }
 

@@ -13,6 +13,7 @@ use crate::balance::chance::Chance;
 use crate::balance::health::{Health, Pace};
 use crate::balance::pool::Pool;
 use crate::base::addr::Endpoint;
+use crate::base::clock::Moment;
 use crate::config::settings::{self, Probe, Settings};
 use crate::probe::pace::{Slots, jittered};
 use crate::probe::runner::{ProbeKind, ProbeSpec};
@@ -166,7 +167,7 @@ impl Prober {
                 health.observe(result.passed)
             };
             if let Some(verdict) = changed {
-                self.pool.set_verdict(self.index, verdict);
+                self.pool.set_verdict(self.index, verdict, Moment::now());
                 self.tell(verdict, &result.detail);
             }
             let (passed, detail, took) = (result.passed, result.detail, result.took);

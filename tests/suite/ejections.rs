@@ -16,6 +16,9 @@ const EJECTION: Ejection = Ejection {
     base: Duration::from_secs(5),
     max: Duration::from_secs(60),
     max_percent: 50,
+    early_resets: 0,
+    early_reset_within: Duration::from_secs(1),
+    empty_closes: 0,
 };
 
 fn ejecting(n: usize, ejection: Ejection) -> Arc<Pool<usize>> {
@@ -46,17 +49,17 @@ fn after(seconds: u64) -> Moment {
 fn three_failed_connects_in_a_row_eject_the_backend_for_a_while() {
     let pool = ejecting(2, EJECTION);
     let lease = lease_of(&pool, 0, NOW);
-    lease.connect_failed(NOW);
-    lease.connect_failed(NOW);
-    lease.connected();
-    lease.connect_failed(NOW);
-    lease.connect_failed(NOW);
+    lease.connect_failed(NOW, TOOK);
+    lease.connect_failed(NOW, TOOK);
+    lease.connected(NOW, TOOK);
+    lease.connect_failed(NOW, TOOK);
+    lease.connect_failed(NOW, TOOK);
     assert_eq!(
         pool.state(0, NOW),
         State::Up,
         "a success in between ends the row"
     );
-    lease.connect_failed(NOW);
+    lease.connect_failed(NOW, TOOK);
     assert_eq!(pool.state(0, NOW), State::Ejected);
     assert_eq!(pool.live(0).ejected_until(NOW), Some(after(5)));
     assert_eq!(pool.live(0).connect_failures_total(), 5);
@@ -69,23 +72,23 @@ fn three_failed_connects_in_a_row_eject_the_backend_for_a_while() {
 fn a_backend_that_fails_again_is_ejected_at_once_and_for_longer() {
     let pool = ejecting(2, EJECTION);
     let lease = lease_of(&pool, 0, NOW);
-    (0..3).for_each(|_| lease.connect_failed(NOW));
+    (0..3).for_each(|_| lease.connect_failed(NOW, TOOK));
     let mut now = after(5);
     for seconds in [10, 20, 40, 60, 60] {
         assert_eq!(pool.state(0, now), State::Up);
-        lease.connect_failed(now);
+        lease.connect_failed(now, TOOK);
         let until = now + Duration::from_secs(seconds);
         assert_eq!(pool.live(0).ejected_until(now), Some(until));
         now = until;
     }
     assert_eq!(pool.live(0).ejections_total(), 6);
     // A success: three failures are needed again, and after long quiet the length starts anew.
-    lease.connected();
+    lease.connected(NOW, TOOK);
     now = now + Duration::from_secs(3600);
-    lease.connect_failed(now);
-    lease.connect_failed(now);
+    lease.connect_failed(now, TOOK);
+    lease.connect_failed(now, TOOK);
     assert_eq!(pool.state(0, now), State::Up);
-    lease.connect_failed(now);
+    lease.connect_failed(now, TOOK);
     assert_eq!(
         pool.live(0).ejected_until(now),
         Some(now + Duration::from_secs(5))
@@ -96,8 +99,8 @@ fn a_backend_that_fails_again_is_ejected_at_once_and_for_longer() {
 fn late_failures_of_an_ejected_backend_do_not_prolong_it() {
     let pool = ejecting(2, EJECTION);
     let lease = lease_of(&pool, 0, NOW);
-    (0..50).for_each(|_| lease.connect_failed(NOW));
-    lease.connect_failed(after(4));
+    (0..50).for_each(|_| lease.connect_failed(NOW, TOOK));
+    lease.connect_failed(after(4), TOOK);
     assert_eq!(pool.live(0).ejected_until(NOW), Some(after(5)));
     assert_eq!(pool.live(0).ejections_total(), 1);
 }
@@ -107,13 +110,13 @@ fn no_more_than_the_allowed_share_is_ejected_at_once() {
     let pool = ejecting(5, EJECTION);
     let leases: Vec<_> = (0..5).map(|i| lease_of(&pool, i, NOW)).collect();
     for lease in &leases {
-        (0..9).for_each(|_| lease.connect_failed(NOW));
+        (0..9).for_each(|_| lease.connect_failed(NOW, TOOK));
     }
     let ejected = |now| (0..5).filter(|&i| pool.live(i).ejected(now)).count();
     assert_eq!(ejected(NOW), 2, "half of five, rounded down");
-    leases[4].connect_failed(after(4));
+    leases[4].connect_failed(after(4), TOOK);
     assert!(!pool.live(4).ejected(after(4)));
-    leases[4].connect_failed(after(5));
+    leases[4].connect_failed(after(5), TOOK);
     assert!(
         pool.live(4).ejected(after(5)),
         "room again once the first are back"
@@ -133,7 +136,7 @@ fn the_only_backend_is_never_ejected_and_zero_failures_never_eject() {
     };
     for pool in [ejecting(1, everyone), ejecting(2, never)] {
         let lease = lease_of(&pool, 0, NOW);
-        (0..100).for_each(|_| lease.connect_failed(NOW));
+        (0..100).for_each(|_| lease.connect_failed(NOW, TOOK));
         assert_eq!(pool.state(0, NOW), State::Up);
     }
 }
@@ -153,7 +156,7 @@ fn the_share_of_ejected_backends_is_exact_over_all_threads() {
             for thread in 0..8 {
                 let leases = &leases;
                 scope.spawn(move || {
-                    (0..12).for_each(|i| leases[(i + thread) % 12].connect_failed(NOW));
+                    (0..12).for_each(|i| leases[(i + thread) % 12].connect_failed(NOW, TOOK));
                 });
             }
         });

@@ -191,8 +191,8 @@ fn arranged(policy: PolicyKind, fates: &[Fate]) -> Arc<Pool<usize>> {
     });
     let pool = pool_of(spec(policy, members.collect()));
     for (i, fate) in fates.iter().enumerate() {
-        pool.set_verdict(i, fate.verdict);
-        pool.set_wish(i, fate.wish);
+        pool.set_verdict(i, fate.verdict, NOW);
+        pool.set_wish(i, fate.wish, NOW);
     }
     pool
 }
@@ -431,7 +431,7 @@ fn two_choices_are_two_different_backends() {
         let busy: Vec<_> = (0..70_000)
             .map(|_| pick(&pool, &mut chance).unwrap())
             .collect();
-        pool.set_verdict(1, Verdict::Up);
+        pool.set_verdict(1, Verdict::Up, NOW);
         assert_eq!(counts(&pool, 2000, &mut chance), [0, 2000], "{weights:?}");
         drop(busy);
     }
@@ -637,31 +637,31 @@ fn every_policy_honours_every_reason_to_pass_a_backend_by() {
         (
             "down",
             nothing,
-            |pool, _| pool.set_verdict(0, Verdict::Down),
+            |pool, _| pool.set_verdict(0, Verdict::Down, NOW),
             false,
         ),
         (
             "drain",
             nothing,
-            |pool, _| pool.set_wish(0, Wish::Drain),
+            |pool, _| pool.set_wish(0, Wish::Drain, NOW),
             false,
         ),
         (
             "maintenance",
             nothing,
-            |pool, _| pool.set_wish(0, Wish::Maintenance),
+            |pool, _| pool.set_wish(0, Wish::Maintenance, NOW),
             false,
         ),
         (
             "unchecked",
             nothing,
-            |pool, _| pool.set_verdict(0, Verdict::Unchecked),
+            |pool, _| pool.set_verdict(0, Verdict::Unchecked, NOW),
             true,
         ),
         (
             "ejected",
             nothing,
-            |_, lease| lease.connect_failed(NOW),
+            |_, lease| lease.connect_failed(NOW, TOOK),
             false,
         ),
     ];
@@ -741,7 +741,7 @@ fn unchecked_backends_come_after_every_tier_of_those_known_to_be_up() {
             [0, 1, 2],
             "nobody known: all as they come"
         );
-        pool.set_verdict(2, Verdict::Up);
+        pool.set_verdict(2, Verdict::Up, NOW);
         assert_eq!(all_tries(&pool, 1, &mut chance), [2, 0, 1], "{policy:?}");
     }
 }
@@ -832,7 +832,7 @@ fn one_backend_out_moves_only_its_own_clients_and_spreads_them_evenly() {
     assert!(after.iter().all(|&owner| owner != 3));
     let heirs = tally(moved.iter().map(|&i| after[i]), 10);
     assert_proportional(&heirs, &[1, 1, 1, 0, 2, 1, 1, 1, 1, 1]);
-    pool.set_verdict(3, Verdict::Up);
+    pool.set_verdict(3, Verdict::Up, NOW);
     assert_eq!(owners(&pool), before, "back again, everything is as before");
 }
 
