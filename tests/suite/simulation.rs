@@ -13,7 +13,7 @@ use lbd::balance::backend::{Availability, State, Verdict, Wish, availability};
 use lbd::balance::chance::Chance;
 use lbd::balance::ejection::Ejection;
 use lbd::balance::health::{Health, Pace, Thresholds};
-use lbd::balance::policy::PolicyKind;
+use lbd::balance::policy::{Cost, PolicyKind};
 use lbd::balance::pool::{Candidates, Lease, MemberSpec, Pool, PoolSpec};
 use lbd::balance::table::Table;
 use lbd::base::clock::Moment;
@@ -178,7 +178,14 @@ impl Simulation {
                 base: Duration::from_millis(500),
                 max: Duration::from_secs(3),
                 max_percent,
+                early_resets: 0,
+                early_reset_within: Duration::from_secs(1),
+                empty_closes: 0,
             },
+            hash_balance_factor: 0,
+            slow_start: Duration::ZERO,
+            panic_threshold: 0,
+            failure_latency: Duration::from_secs(1),
             probed: chance.below(4) > 0,
             seed: "seed".into(),
             max_connections: 0,
@@ -188,7 +195,11 @@ impl Simulation {
         let mut simulation = Simulation {
             chance,
             now: Moment::from_millis(1),
-            pool: Arc::new(Pool::new(spec.clone(), Arc::clone(&table))),
+            pool: Arc::new(Pool::new(
+                spec.clone(),
+                Arc::clone(&table),
+                Moment::from_millis(1),
+            )),
             table,
             spec,
             backends: Vec::new(),
@@ -339,13 +350,13 @@ impl Simulation {
         let session = self.sessions.get(&id).expect("it connects once");
         let backend = session.lease.member().target;
         if self.backends[backend].serves {
-            session.lease.connected();
+            session.lease.connected(self.now, Duration::from_millis(5));
             self.backends[backend].connections += 1;
             self.backends[backend].failures_in_row = 0;
             self.after_about(3000, Event::Leave { session: id });
             return;
         }
-        session.lease.connect_failed(self.now);
+        session.lease.connect_failed(self.now, Duration::ZERO);
         self.fail(backend, &Arc::clone(session.lease.pool()));
         let Session {
             candidates,
@@ -394,7 +405,7 @@ impl Simulation {
         if let Some(verdict) = backend.health.observe(passed) {
             backend.verdict = verdict;
             let member = self.member_of(index).expect("only members are probed");
-            self.pool.set_verdict(member, verdict);
+            self.pool.set_verdict(member, verdict, self.now);
         }
         self.schedule_probe(index);
     }
@@ -422,7 +433,7 @@ impl Simulation {
     fn wish(&mut self, backend: usize, wish: Wish) {
         self.backends[backend].wish = wish;
         let member = self.member_of(backend).expect("operators see members only");
-        self.pool.set_wish(member, wish);
+        self.pool.set_wish(member, wish, self.now);
     }
 
     fn change_members(&mut self) {
@@ -469,13 +480,18 @@ impl Simulation {
             target,
             weight: [0, 1, 1, 2, 5, 100][chance.below(6) as usize],
             priority: [0, 0, 0, 1, 2][chance.below(5) as usize],
+            cost: Cost::FREE,
             max_connections: [0, 0, 1, 4][chance.below(4) as usize],
         }
     }
 
     fn reload(&mut self) {
         let before = Arc::clone(&self.pool);
-        self.pool = Arc::new(Pool::new(self.spec.clone(), Arc::clone(&self.table)));
+        self.pool = Arc::new(Pool::new(
+            self.spec.clone(),
+            Arc::clone(&self.table),
+            self.now,
+        ));
         for old in before.members() {
             if self.member_of(old.target).is_none() {
                 self.backends[old.target].membership += 1;
@@ -544,7 +560,13 @@ impl Simulation {
             assert_eq!(live.ejected_until(now), until, "{}", member.name);
             assert_eq!(live.connections_total(), model.connections);
             assert_eq!(live.connect_failures_total(), model.failures);
-            let state = State::of(model.verdict, model.wish, until.is_some(), member.weight);
+            let state = State::of(
+                model.verdict,
+                model.wish,
+                until.is_some(),
+                false,
+                member.weight,
+            );
             assert_eq!(self.pool.state(index, now), state);
             let may = self.pool.availability(index, now);
             assert_eq!(may, model.availability(member.weight, now));
@@ -578,7 +600,7 @@ impl Simulation {
             for _ in 0..if self.spec.probed { THRESHOLDS.rise } else { 0 } {
                 if let Some(verdict) = self.backends[target].health.observe(true) {
                     self.backends[target].verdict = verdict;
-                    self.pool.set_verdict(index, verdict);
+                    self.pool.set_verdict(index, verdict, self.now);
                 }
             }
         }
