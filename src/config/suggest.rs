@@ -136,7 +136,7 @@ mod tests {
             (
                 &BACKEND,
                 "colour",
-                "known keys: name, address, weight, priority, max_connections",
+                "known keys: name, address, weight, priority, max_connections, cost",
             ),
         ];
         for (section, name, hint) in cases {

@@ -77,17 +77,52 @@ pub(crate) fn pool(policy: PolicyKind, weights: &[u16]) -> Arc<Pool<usize>> {
 
 /// A first try for a new client with a key of its own.
 pub(crate) fn pick(pool: &Arc<Pool<usize>>, chance: &mut Chance) -> Option<Lease<usize>> {
+    pick_at(pool, NOW, chance)
+}
+
+pub(crate) fn pick_at(
+    pool: &Arc<Pool<usize>>,
+    now: Moment,
+    chance: &mut Chance,
+) -> Option<Lease<usize>> {
     let key = chance.next_u64();
-    Candidates::new(key).next(pool, NOW, chance)
+    Candidates::new(key).next(pool, now, chance)
+}
+
+pub(crate) fn after(seconds: u64) -> Moment {
+    NOW + Duration::from_secs(seconds)
 }
 
 /// Who comes first for each of `picks` clients that leave at once.
 pub(crate) fn counts(pool: &Arc<Pool<usize>>, picks: usize, chance: &mut Chance) -> Vec<u64> {
+    counts_at(pool, NOW, picks, chance)
+}
+
+pub(crate) fn counts_at(
+    pool: &Arc<Pool<usize>>,
+    now: Moment,
+    picks: usize,
+    chance: &mut Chance,
+) -> Vec<u64> {
     let mut counts = vec![0; pool.members().len()];
     for _ in 0..picks {
-        counts[pick(pool, chance).expect("somebody may be chosen").index()] += 1;
+        let lease = pick_at(pool, now, chance).expect("somebody may be chosen");
+        counts[lease.index()] += 1;
     }
     counts
+}
+
+/// How many of `picks` clients that stay each has.
+pub(crate) fn filled_at(
+    pool: &Arc<Pool<usize>>,
+    now: Moment,
+    picks: usize,
+    chance: &mut Chance,
+) -> Vec<u64> {
+    let held: Vec<_> = (0..picks).map(|_| pick_at(pool, now, chance)).collect();
+    assert!(held.iter().all(Option::is_some), "somebody may be chosen");
+    let members = 0..pool.members().len();
+    members.map(|i| pool.live(i).active().into()).collect()
 }
 
 /// Everyone a client could try, in order.

@@ -41,10 +41,6 @@ fn lease_of(pool: &Arc<Pool<usize>>, index: usize, now: Moment) -> Lease<usize> 
     }
 }
 
-fn after(seconds: u64) -> Moment {
-    NOW + Duration::from_secs(seconds)
-}
-
 #[test]
 fn three_failed_connects_in_a_row_eject_the_backend_for_a_while() {
     let pool = ejecting(2, EJECTION);

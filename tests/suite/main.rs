@@ -11,6 +11,7 @@ mod harness;
 mod health;
 mod life;
 mod listening;
+mod matrix;
 mod policies;
 mod pool_reloads;
 mod probes;
