@@ -149,6 +149,18 @@ mod tests {
             seed.source_ip("2001:db8::1".parse().unwrap()),
             13_010_303_856_999_856_615
         );
+        assert_eq!(
+            seed.source_ip_port("192.0.2.1:1000".parse().unwrap()),
+            1_272_212_767_071_458_438
+        );
+        assert_eq!(
+            seed.source_ip_port("[2001:db8::1]:1000".parse().unwrap()),
+            9_527_691_917_554_627_965
+        );
+        assert_eq!(
+            seed.sni(Some("WWW.example.com"), "192.0.2.1".parse().unwrap()),
+            4_637_532_742_910_807_596
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod demo;
 mod ejections;
 mod floors;
 mod harness;
+mod hashing;
 mod health;
 mod life;
 mod listening;
