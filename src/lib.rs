@@ -10,6 +10,7 @@
 pub mod base {
     pub mod addr;
     pub mod clock;
+    pub mod drain;
     pub mod ending;
     pub mod wall;
     pub mod wheel;
@@ -35,6 +36,7 @@ pub mod observe {
 /// Floor 2: which backend is taken, and why; pure: no sockets, no clock, no threads of its own.
 pub mod balance {
     pub mod backend;
+    pub mod budget;
     pub mod chance;
     pub mod ejection;
     pub mod health;
@@ -45,6 +47,7 @@ pub mod balance {
     pub mod policy;
     pub mod pool;
     pub mod queue;
+    pub mod rebalance;
     mod share;
     mod slots;
     pub mod table;
@@ -101,11 +104,14 @@ pub mod proxy {
 
 /// Floor 6: threads and their life: workers, the control thread, reload, drain.
 pub mod runtime {
+    pub mod closing;
     pub mod control;
     mod descriptors;
+    pub mod draining;
     pub mod life;
     mod plan;
     pub mod probing;
+    mod rebalancing;
     pub mod sessions;
     pub mod shared;
     pub mod state;

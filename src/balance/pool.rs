@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::backend::{Availability, State, availability};
+use super::budget::Budget;
 use super::ejection::Ejection;
 use super::key::HashSeed;
 pub use super::lease::{Candidates, Lease, TRIES_MAX};
@@ -69,6 +70,13 @@ pub struct PoolSpec<T> {
     pub max_connections: u32,
     /// At most [`MEMBERS_MAX`].
     pub members: Vec<MemberSpec<T>>,
+}
+
+/// Tells one live record from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Record {
+    table: usize,
+    slot: u32,
 }
 
 /// Members are counted in 16 bits throughout the policies.
@@ -213,6 +221,15 @@ impl<T> Pool<T> {
         self.slots.live(self.member_slots[index])
     }
 
+    /// Which live record the member has: pools of one name that follow each other have the same
+    /// for the same backend. Means nothing once the pool is gone.
+    pub fn record(&self, index: usize) -> Record {
+        Record {
+            table: Arc::as_ptr(&self.table) as usize,
+            slot: self.member_slots[index],
+        }
+    }
+
     /// The word an operator sees.
     pub fn state(&self, index: usize, now: Moment) -> State {
         let live = self.live(index);
@@ -259,6 +276,10 @@ impl<T> Pool<T> {
     /// Clients that wait until a member has room.
     pub fn queue(&self) -> &Arc<Queue> {
         self.table.queue()
+    }
+
+    pub fn budget(&self) -> &Budget {
+        self.table.budget()
     }
 
     /// Clients that the bound on the load (`hash_balance_factor`) led to another backend than

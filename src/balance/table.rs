@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::backend::Verdict;
+use super::budget::Budget;
 use super::policy::Memory;
 use super::queue::Queue;
 use super::share::Shares;
@@ -26,6 +27,7 @@ pub struct Table {
     held: Held,
     queue: Arc<Queue>,
     conditions: Conditions,
+    budget: Budget,
     /// Held while a backend's state changes, so that a pool's share of ejected backends is exact
     /// and what is worked out from all states is true of some moment. Traffic takes it only for
     /// what may begin or end an ejection or a slow start.
@@ -112,6 +114,10 @@ impl Table {
 
     pub(super) fn queue(&self) -> &Arc<Queue> {
         &self.queue
+    }
+
+    pub(super) fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     /// Changes of state happen one after the other.

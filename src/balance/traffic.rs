@@ -35,6 +35,7 @@ impl<T> Pool<T> {
         }
         live.hot.set_verdict(verdict);
         self.table.changed();
+        self.queue().released();
     }
 
     /// For the operator. A backend that may be used again starts slowly: it lost its connections,
@@ -47,6 +48,7 @@ impl<T> Pool<T> {
         }
         live.hot.set_wish(wish);
         self.table.changed();
+        self.queue().released();
     }
 
     /// Changes what the member's weight counts, until it is changed again: 100 = as configured,
@@ -61,6 +63,7 @@ impl<T> Pool<T> {
         self.live(index).hot.set_percent(percent);
         self.table.settle_shares(self.slow_start);
         self.table.changed();
+        self.queue().released();
     }
 
     /// When the pool is new: its length of slow start applies, and to whom it applies.

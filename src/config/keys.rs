@@ -126,6 +126,7 @@ pub(crate) static POOL: Section = Section {
         number("panic_threshold", 0),
         section("queue", &QUEUE),
         section("drain", &DRAIN),
+        number("rebalance", 0),
         section("ejection", &EJECTION),
         section("health", &HEALTH),
         section("backend", &BACKEND),

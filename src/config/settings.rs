@@ -83,6 +83,8 @@ pub struct Pool {
     pub max_connections: u32,
     pub queue: Queue,
     pub drain: Drain,
+    /// Idle sessions moved each second when a backend comes; 0 = none.
+    pub rebalance: u32,
     pub ejection: Ejection,
     pub health: Health,
     /// At least one; names are unique within the pool.

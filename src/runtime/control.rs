@@ -9,17 +9,21 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use super::closing::{self, Order, Scope};
 use super::descriptors;
+use super::draining::Draining;
 use super::plan::{Plan, Registry};
 use super::probing::Probing;
+use super::rebalancing::Rebalancing;
 use super::shared::{BindId, Message, Shared};
 use super::state::State;
 use super::worker::Worker;
 use crate::balance::backend::Wish;
 use crate::base::addr::Endpoint;
 use crate::base::clock::Moment;
+use crate::base::drain::Curve;
 use crate::config::settings::{Listener, Settings};
 use crate::net::listen;
 use crate::net::peer::unacknowledged_max;
@@ -27,6 +31,9 @@ use crate::observe::access::AccessLog;
 
 /// Requests that may wait for the control loop.
 const COMMANDS_MAX: usize = 64;
+
+/// How often the control loop looks after what no event tells of.
+const ROUND: Duration = Duration::from_millis(250);
 
 /// A request to the control loop.
 #[derive(Debug)]
@@ -123,6 +130,8 @@ pub struct Control {
     shared: Arc<Shared>,
     access: AccessLog,
     probing: Probing,
+    draining: Draining,
+    rebalancing: Rebalancing,
     started_at: Moment,
     commands: mpsc::Receiver<Command>,
     /// Tells of a worker that ended.
@@ -153,6 +162,8 @@ impl Control {
             next_bind: 0,
             access,
             probing: Probing::default(),
+            draining: Draining::default(),
+            rebalancing: Rebalancing::default(),
             started_at: Moment::now(),
             commands,
             ended,
@@ -200,6 +211,8 @@ impl Control {
         self.probing.apply(&self.settings, &self.plan);
         let mut force_at: Option<Instant> = None;
         let mut result = Ok(());
+        let mut round = interval(ROUND);
+        round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while self.running > 0 {
             let forced = async {
                 match force_at {
@@ -219,6 +232,7 @@ impl Control {
                 Some(command) = self.commands.recv() => match command {
                     Command::Drain(timeout) => {
                         self.tell_workers(|| Message::Drain);
+                        self.end_all_within(timeout);
                         // The last holder closes: clients would wait in a queue that nobody
                         // serves any more.
                         for bind in &mut self.binds {
@@ -227,8 +241,12 @@ impl Control {
                         force_at = Some(Instant::now() + timeout);
                     }
                     Command::Stop => self.tell_workers(|| Message::Stop),
-                    command => self.serve(command),
+                    command => {
+                        self.serve(command);
+                        self.make_round();
+                    }
                 },
+                _ = round.tick() => self.make_round(),
                 () = forced => {
                     self.tell_workers(|| Message::Stop);
                     force_at = None;
@@ -241,6 +259,33 @@ impl Control {
         }
         self.access.shut_down();
         result
+    }
+
+    /// Every session, whoever serves it: for the end of the process.
+    fn end_all_within(&self, time: Duration) {
+        let order = Order {
+            id: 0,
+            scope: Scope::All,
+            plan: closing::Plan::Curve(Curve::over(Moment::now(), time)),
+            detail: "shutdown",
+            closed: Arc::default(),
+        };
+        self.tell_workers(|| Message::Close(order.clone()));
+    }
+
+    /// What nobody tells of: backends that were taken out, and ejections that ended, which may
+    /// have made room for those who wait.
+    fn make_round(&mut self) {
+        let plan = &self.plan.upstreams;
+        let now = Moment::now();
+        self.draining.round(plan, &self.shared, now);
+        self.rebalancing.round(plan, &self.shared, now);
+        for upstream in &self.plan.upstreams {
+            let queue = upstream.pool.queue();
+            if queue.is_occupied() && upstream.pool.has_room(Moment::now()) {
+                queue.call();
+            }
+        }
     }
 
     fn serve(&mut self, command: Command) {
@@ -287,7 +332,9 @@ impl Control {
             reloaded.needs_restart.push("global.workers".to_owned());
         }
         self.shared.process.set_max(max_connections);
-        self.plan = Plan::new(&settings, &mut self.registry);
+        let before = std::mem::replace(&mut self.plan, Plan::new(&settings, &mut self.registry));
+        self.draining
+            .replanned(&before.upstreams, &self.plan.upstreams);
         let (mut kept, removed): (Vec<_>, Vec<_>) = self
             .binds
             .drain(..)
@@ -405,6 +452,7 @@ impl Control {
             listeners,
             &self.plan.upstreams,
             &self.probing,
+            &self.draining,
         )
     }
 }

@@ -11,7 +11,7 @@ use crate::balance::table::Table;
 use crate::base::addr::Endpoint;
 use crate::base::clock::Moment;
 use crate::config::settings::{self, Probe, Settings};
-use crate::proxy::route::{Limits, Route, Tally, Upstream};
+use crate::proxy::route::{Limits, Newest, Route, Tally, Upstream};
 
 /// A failure counts as no less with `least_latency`, however soon connects are given up.
 const FAILURE_LATENCY_MIN: Duration = Duration::from_secs(1);
@@ -21,6 +21,7 @@ const FAILURE_LATENCY_MIN: Duration = Duration::from_secs(1);
 pub struct Registry {
     tables: HashMap<String, Arc<Table>>,
     tallies: HashMap<String, Arc<Tally>>,
+    newest: HashMap<String, Arc<Newest>>,
 }
 
 /// The running form of one configuration.
@@ -81,6 +82,8 @@ impl Registry {
     fn forget_all_but(&mut self, settings: &Settings) {
         self.tables
             .retain(|name, _| settings.pools.iter().any(|pool| pool.name == *name));
+        self.newest
+            .retain(|name, _| settings.pools.iter().any(|pool| pool.name == *name));
         self.tallies
             .retain(|name, _| settings.listeners.iter().any(|one| one.name == *name));
     }
@@ -114,11 +117,25 @@ fn upstream(pool: &settings::Pool, seed: &str, registry: &mut Registry) -> Arc<U
         max_connections: pool.max_connections,
         members: members.collect(),
     };
-    Arc::new(Upstream {
+    let newest = registry
+        .newest
+        .entry(pool.name.clone())
+        .or_default()
+        .clone();
+    let upstream = Arc::new(Upstream {
         pool: Arc::new(Pool::new(spec, table, Moment::now())),
         connect_timeout: pool.connect_timeout,
         retries: pool.retries,
+        retry_budget: pool.retry_budget,
+        queue: pool.queue,
+        drain: pool.drain,
+        rebalance: pool.rebalance,
         seed: HashSeed::new(seed),
         hash_key: pool.hash_key,
-    })
+        newest: newest.clone(),
+    });
+    newest.set(&upstream);
+    // Those who wait may find room in what is new.
+    upstream.pool.queue().call();
+    upstream
 }

@@ -10,6 +10,7 @@ use std::sync::mpsc::channel;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use lbd::balance::backend::Wish;
 use lbd::base::addr::Endpoint;
 use lbd::config::load::load_text;
 use lbd::config::settings::Settings;
@@ -189,6 +190,22 @@ impl Balancer {
     /// Sessions of listeners that a reload removed are counted by nobody any more.
     pub fn forget_totals(&self) {
         self.totals_known.store(false, SeqCst);
+    }
+
+    /// Clients that wait for room in the pool `out`.
+    pub fn queued(&self) -> u32 {
+        self.state().pool("out").expect("a pool").queued
+    }
+
+    /// What the operator wants of a backend of the pool `out`.
+    pub fn wish(&self, backend: &str, wish: Wish) {
+        let known = self.ask(|done| Command::Wish {
+            pool: "out".to_owned(),
+            backend: backend.to_owned(),
+            wish,
+            done,
+        });
+        assert!(known, "no backend {backend}");
     }
 
     pub fn drain(&self, timeout: Duration) {
