@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::balance_kit::*;
-use lbd::balance::backend::State;
+use lbd::balance::backend::{State, Verdict, Wish};
 use lbd::balance::chance::Chance;
 use lbd::balance::ejection::Ejection;
 use lbd::balance::policy::PolicyKind;
-use lbd::balance::pool::{Candidates, Lease, Pool, PoolSpec};
+use lbd::balance::pool::{Candidates, Lease, Pool, PoolSpec, SessionEnd};
 use lbd::base::clock::Moment;
+use lbd::base::ending::Termination;
 
 const EJECTION: Ejection = Ejection {
     connect_failures: 3,
@@ -168,4 +169,123 @@ fn the_share_of_ejected_backends_is_exact_over_all_threads() {
             96
         );
     }
+}
+
+// ---- What connected sessions say ---------------------------------------------------------------
+
+fn end(termination: Termination, lived_ms: u64, bytes_to_client: u64) -> SessionEnd {
+    SessionEnd {
+        termination,
+        lived: Duration::from_millis(lived_ms),
+        bytes_to_backend: 10,
+        bytes_to_client,
+    }
+}
+
+fn ends(pool: &Arc<Pool<usize>>, ends: &[SessionEnd]) -> State {
+    let lease = lease_of(pool, 0, NOW);
+    lease.connected(NOW, TOOK);
+    for &end in ends {
+        if end.bytes_to_client > 0 {
+            lease.first_byte(NOW, TOOK);
+        }
+        lease.ended(NOW, end);
+    }
+    pool.state(0, NOW)
+}
+
+const EARLY_RESETS: Ejection = Ejection {
+    early_resets: 3,
+    ..EJECTION
+};
+
+const EMPTY_CLOSES: Ejection = Ejection {
+    empty_closes: 3,
+    ..EJECTION
+};
+
+#[test]
+fn sessions_that_the_backend_resets_early_eject_it() {
+    let reset = end(Termination::BackendReset, 900, 0);
+    let with_bytes = end(Termination::BackendReset, 1000, 500);
+    let up = ends(&ejecting(2, EARLY_RESETS), &[reset, with_bytes]);
+    assert_eq!(up, State::Up);
+    let out = ends(&ejecting(2, EARLY_RESETS), &[reset, with_bytes, reset]);
+    assert_eq!(out, State::Ejected);
+    // What does not end the row, and what does.
+    let client_left = end(Termination::ClientReset, 5, 0);
+    let out = ends(
+        &ejecting(2, EARLY_RESETS),
+        &[reset, reset, client_left, reset],
+    );
+    assert_eq!(out, State::Ejected, "who leaves early says nothing");
+    for fine in [
+        end(Termination::BackendReset, 1001, 0),
+        end(Termination::ClientClosed, 20, 7),
+        end(Termination::IdleTimeout, 60_000, 0),
+    ] {
+        let up = ends(
+            &ejecting(2, EARLY_RESETS),
+            &[reset, reset, fine, reset, reset],
+        );
+        assert_eq!(up, State::Up, "{fine:?}");
+    }
+}
+
+#[test]
+fn sessions_that_the_backend_closes_without_a_byte_eject_it() {
+    let empty = end(Termination::BackendClosed, 60_000, 0);
+    assert_eq!(ends(&ejecting(2, EMPTY_CLOSES), &[empty; 2]), State::Up);
+    assert_eq!(
+        ends(&ejecting(2, EMPTY_CLOSES), &[empty; 3]),
+        State::Ejected
+    );
+    let client_first = end(Termination::ClientClosed, 5, 0);
+    let row = [empty, empty, client_first, empty];
+    assert_eq!(ends(&ejecting(2, EMPTY_CLOSES), &row), State::Ejected);
+    let answered = end(Termination::BackendClosed, 5, 1);
+    let row = [empty, empty, answered, empty, empty];
+    assert_eq!(ends(&ejecting(2, EMPTY_CLOSES), &row), State::Up);
+}
+
+#[test]
+fn unless_asked_for_no_way_to_end_a_session_ejects() {
+    let bad = [
+        end(Termination::BackendReset, 1, 0),
+        end(Termination::BackendClosed, 1, 0),
+    ];
+    assert_eq!(ends(&ejecting(2, EJECTION), &bad.repeat(100)), State::Up);
+}
+
+#[test]
+fn a_session_that_ends_well_never_ejects() {
+    // The row is long enough, but its backend was one too many: the next failure is to decide.
+    let rule = Ejection {
+        max_percent: 50,
+        ..EARLY_RESETS
+    };
+    let pool = ejecting(2, rule);
+    let (one, other) = (lease_of(&pool, 0, NOW), lease_of(&pool, 1, NOW));
+    (0..3).for_each(|_| one.connect_failed(NOW, TOOK));
+    (0..3).for_each(|_| other.connect_failed(NOW, TOOK));
+    other.ended(after(6), end(Termination::ClientClosed, 5000, 100));
+    assert_eq!(pool.state(1, after(6)), State::Up);
+    other.connect_failed(after(6), TOOK);
+    assert_eq!(pool.state(1, after(6)), State::Ejected);
+}
+
+#[test]
+fn a_passing_probe_does_not_end_an_ejection_that_traffic_earned() {
+    let pool = ejecting(2, EJECTION);
+    let lease = lease_of(&pool, 0, NOW);
+    (0..3).for_each(|_| lease.connect_failed(NOW, TOOK));
+    pool.set_verdict(0, Verdict::Up, after(1));
+    assert_eq!(pool.state(0, after(1)), State::Ejected);
+    pool.set_verdict(0, Verdict::Down, after(2));
+    pool.set_verdict(0, Verdict::Up, after(3));
+    pool.set_wish(0, Wish::Maintenance, after(3));
+    pool.set_wish(0, Wish::Ready, after(3));
+    assert_eq!(pool.state(0, after(4)), State::Ejected);
+    assert_eq!(lease_of(&pool, 1, after(4)).index(), 1);
+    assert_eq!(pool.state(0, after(5)), State::Up);
 }

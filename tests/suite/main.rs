@@ -25,4 +25,5 @@ mod resources;
 mod retries;
 mod simulation;
 mod slow;
+mod slow_starts;
 mod syscalls;
