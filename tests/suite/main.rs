@@ -11,6 +11,7 @@ mod floors;
 mod harness;
 mod hashing;
 mod health;
+mod latencies;
 mod life;
 mod listening;
 mod matrix;
