@@ -41,7 +41,8 @@ fn allowed(factor: f64, connections: usize, share: f64) -> u32 {
 
 #[test]
 fn no_skew_brings_a_backend_above_its_bound() {
-    let clients: [(&str, fn(u32) -> u32); 4] = [
+    type Clients = fn(u32) -> u32;
+    let clients: [(&str, Clients); 4] = [
         ("one source", |_| 7),
         ("two sources", |i| i % 2),
         (
