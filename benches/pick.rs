@@ -11,8 +11,8 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 
 use lbd::balance::backend::Verdict;
 use lbd::balance::chance::Chance;
-use lbd::balance::health::Ejection;
-use lbd::balance::policy::PolicyKind;
+use lbd::balance::ejection::Ejection;
+use lbd::balance::policy::{Cost, PolicyKind};
 use lbd::balance::pool::{Candidates, MemberSpec, Pool, PoolSpec};
 use lbd::balance::table::Table;
 use lbd::base::clock::Moment;
@@ -26,6 +26,7 @@ fn spec(policy: PolicyKind, n: usize) -> PoolSpec<()> {
         target: (),
         weight: 10,
         priority: 0,
+        cost: Cost::FREE,
         max_connections: 0,
     });
     PoolSpec {
@@ -36,7 +37,14 @@ fn spec(policy: PolicyKind, n: usize) -> PoolSpec<()> {
             base: Duration::from_secs(5),
             max: Duration::from_secs(60),
             max_percent: 50,
+            early_resets: 0,
+            early_reset_within: Duration::from_secs(1),
+            empty_closes: 0,
         },
+        hash_balance_factor: 125,
+        slow_start: Duration::ZERO,
+        panic_threshold: 0,
+        failure_latency: Duration::from_secs(1),
         probed: false,
         seed: "seed".into(),
         max_connections: 0,
@@ -48,7 +56,7 @@ fn pick(c: &mut Criterion) {
     for policy in PolicyKind::ALL {
         let mut group = c.benchmark_group(format!("{policy:?}"));
         for n in [3, 100, 1000] {
-            let pool = Arc::new(Pool::new(spec(policy, n), Table::new()));
+            let pool = Arc::new(Pool::new(spec(policy, n), Table::new(), NOW));
             let mut chance = Chance::seeded(1);
             group.bench_function(BenchmarkId::from_parameter(n), |b| {
                 b.iter(|| {
@@ -70,7 +78,7 @@ fn pick_in_trouble(c: &mut Criterion) {
     (10..)
         .zip(&mut graded.members)
         .for_each(|(i, member)| member.weight = 10 + i % 7);
-    let pool = Arc::new(Pool::new(graded, Table::new()));
+    let pool = Arc::new(Pool::new(graded, Table::new(), NOW));
     let mut held: Vec<_> = (0..20_000)
         .map(|key| Candidates::new(key).next(&pool, NOW, &mut chance))
         .collect();
@@ -80,8 +88,8 @@ fn pick_in_trouble(c: &mut Criterion) {
     });
 
     for policy in PolicyKind::ALL {
-        let pool = Arc::new(Pool::new(spec(policy, 1000), Table::new()));
-        (0..999).for_each(|index| pool.set_verdict(index, Verdict::Down));
+        let pool = Arc::new(Pool::new(spec(policy, 1000), Table::new(), NOW));
+        (0..999).for_each(|index| pool.set_verdict(index, Verdict::Down, NOW));
         group.bench_function(format!("{policy:?}, one up"), |b| {
             b.iter(|| black_box(Candidates::new(0).next(&pool, NOW, &mut chance)));
         });
@@ -98,13 +106,13 @@ fn build(c: &mut Criterion) {
         PolicyKind::TwoChoices,
     ] {
         group.bench_function(format!("{policy:?}"), |b| {
-            b.iter(|| Pool::new(spec(policy, 1000), Table::new()));
+            b.iter(|| Pool::new(spec(policy, 1000), Table::new(), NOW));
         });
     }
     let table = Table::new();
-    let _before = Pool::new(spec(PolicyKind::IpHash, 1000), Arc::clone(&table));
+    let _before = Pool::new(spec(PolicyKind::IpHash, 1000), Arc::clone(&table), NOW);
     group.bench_function("IpHash again", |b| {
-        b.iter(|| Pool::new(spec(PolicyKind::IpHash, 1000), Arc::clone(&table)));
+        b.iter(|| Pool::new(spec(PolicyKind::IpHash, 1000), Arc::clone(&table), NOW));
     });
     group.finish();
 }

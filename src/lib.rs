@@ -43,8 +43,10 @@ pub mod balance {
     pub mod backend;
     pub mod budget;
     pub mod chance;
+    pub mod ejection;
     pub mod health;
     pub mod key;
+    mod latency;
     mod lease;
     pub mod live;
     pub mod networks;
@@ -52,9 +54,12 @@ pub mod balance {
     pub mod pool;
     pub mod queue;
     pub mod rebalance;
+    mod share;
     mod slots;
     pub mod sources;
     pub mod table;
+    mod traffic;
+    mod watch;
 }
 
 /// Floor 3: from TOML text to checked settings.

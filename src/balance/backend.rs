@@ -68,8 +68,8 @@ impl State {
     ];
 
     /// The same fields as [`availability`] takes; the cause an operator would act on first wins:
-    /// what they asked for themselves, then the probes, then the traffic.
-    pub fn of(verdict: Verdict, wish: Wish, ejected: bool, weight: u16) -> State {
+    /// what they asked for themselves, then the probes, then the traffic, then a slow start.
+    pub fn of(verdict: Verdict, wish: Wish, ejected: bool, ramps: bool, weight: u16) -> State {
         match (wish, verdict) {
             (Wish::Maintenance, _) => State::Maintenance,
             (Wish::Drain, _) => State::Drain,
@@ -77,6 +77,7 @@ impl State {
             (Wish::Ready, Verdict::Down) => State::Down,
             (Wish::Ready, _) if ejected => State::Ejected,
             (Wish::Ready, Verdict::Unchecked) => State::Unchecked,
+            (Wish::Ready, Verdict::Up | Verdict::Unprobed) if ramps => State::SlowStart,
             (Wish::Ready, Verdict::Up | Verdict::Unprobed) => State::Up,
         }
     }
@@ -160,21 +161,30 @@ mod tests {
                 may,
                 "{verdict:?} {wish:?}"
             );
-            assert_eq!(
-                State::of(verdict, wish, ejected, 1),
-                shown,
-                "{verdict:?} {wish:?}"
-            );
+            for ramps in [false, true] {
+                let shown = match shown {
+                    State::Up if ramps => State::SlowStart,
+                    shown => shown,
+                };
+                let state = State::of(verdict, wish, ejected, ramps, 1);
+                assert_eq!(state, shown, "{verdict:?} {wish:?}");
+            }
             assert_eq!(availability(verdict, wish, ejected, 0), Unavailable);
         }
     }
 
     #[test]
     fn weight_zero_is_shown_as_drain_unless_in_maintenance() {
-        assert_eq!(State::of(Verdict::Up, Wish::Ready, false, 0), State::Drain);
-        assert_eq!(State::of(Verdict::Down, Wish::Ready, true, 0), State::Drain);
         assert_eq!(
-            State::of(Verdict::Up, Wish::Maintenance, false, 0),
+            State::of(Verdict::Up, Wish::Ready, false, true, 0),
+            State::Drain
+        );
+        assert_eq!(
+            State::of(Verdict::Down, Wish::Ready, true, false, 0),
+            State::Drain
+        );
+        assert_eq!(
+            State::of(Verdict::Up, Wish::Maintenance, false, false, 0),
             State::Maintenance
         );
     }

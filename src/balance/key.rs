@@ -1,7 +1,7 @@
 //! Keyed hashes that choose a backend: the same on every machine and in every version.
 
 use std::hash::Hasher;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use siphasher::sip::SipHasher13;
 use siphasher::sip128::{Hasher128, SipHasher13 as SipHasher13Of128};
@@ -31,12 +31,75 @@ impl HashSeed {
         }
     }
 
+    /// The key of one connection: another port of the client is another key.
+    pub fn source_ip_port(&self, client: SocketAddr) -> u64 {
+        let port = client.port().to_be_bytes();
+        match client.ip().to_canonical() {
+            IpAddr::V4(ip) => {
+                let [a, b, c, d] = ip.octets();
+                self.of(Subject::ConnectionV4, &[a, b, c, d, port[0], port[1]])
+            }
+            IpAddr::V6(ip) => {
+                let mut bytes = [0; 18];
+                bytes[..16].copy_from_slice(&ip.octets());
+                bytes[16..].copy_from_slice(&port);
+                self.of(Subject::ConnectionV6, &bytes)
+            }
+        }
+    }
+
+    /// The key of the name that a client asks for, in whatever case it writes it. One that asks
+    /// for none has the key of its address: never a random one.
+    pub fn sni(&self, name: Option<&str>, client: IpAddr) -> u64 {
+        let Some(name) = name.filter(|name| !name.is_empty()) else {
+            return self.source_ip(client);
+        };
+        let mut hasher = self.hasher(Subject::Name);
+        // Byte by byte, so that a name needs no copy in lower case.
+        name.bytes()
+            .for_each(|byte| hasher.write(&[byte.to_ascii_lowercase()]));
+        hasher.finish()
+    }
+
+    /// The key of a connection as the pool wants it.
+    pub fn key(&self, of: HashKey, client: SocketAddr, name: Option<&str>) -> u64 {
+        match of {
+            HashKey::SourceIp => self.source_ip(client.ip()),
+            HashKey::SourceIpPort => self.source_ip_port(client),
+            HashKey::Sni => self.sni(name, client.ip()),
+        }
+    }
+
     pub(super) fn of(&self, subject: Subject, bytes: &[u8]) -> u64 {
+        let mut hasher = self.hasher(subject);
+        hasher.write(bytes);
+        hasher.finish()
+    }
+
+    fn hasher(&self, subject: Subject) -> SipHasher13 {
         let mut hasher = SipHasher13::new_with_keys(self.key.0, self.key.1);
         // `Hasher::write` takes bytes as they are; the `Hash` trait promises no stable form.
         hasher.write(&[subject as u8]);
-        hasher.write(bytes);
-        hasher.finish()
+        hasher
+    }
+}
+
+/// What of a client `ip_hash` goes by (`hash_key`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HashKey {
+    SourceIp,
+    SourceIpPort,
+    Sni,
+}
+
+impl HashKey {
+    /// The word of the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            HashKey::SourceIp => "source_ip",
+            HashKey::SourceIpPort => "source_ip_port",
+            HashKey::Sni => "sni",
+        }
     }
 }
 
@@ -54,6 +117,9 @@ impl std::fmt::Debug for HashSeed {
 pub(super) enum Subject {
     ClientV4 = 4,
     ClientV6 = 6,
+    ConnectionV4 = 7,
+    ConnectionV6 = 8,
+    Name = 9,
     TurnStart = 10,
     TurnStride = 11,
 }
@@ -82,6 +148,18 @@ mod tests {
         assert_eq!(
             seed.source_ip("2001:db8::1".parse().unwrap()),
             13_010_303_856_999_856_615
+        );
+        assert_eq!(
+            seed.source_ip_port("192.0.2.1:1000".parse().unwrap()),
+            1_272_212_767_071_458_438
+        );
+        assert_eq!(
+            seed.source_ip_port("[2001:db8::1]:1000".parse().unwrap()),
+            9_527_691_917_554_627_965
+        );
+        assert_eq!(
+            seed.sni(Some("WWW.example.com"), "192.0.2.1".parse().unwrap()),
+            4_637_532_742_910_807_596
         );
     }
 

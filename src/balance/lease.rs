@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::chance::Chance;
 use super::live::Class;
-use super::policy::Field;
-use super::pool::{Member, Pool, Tier};
+use super::policy::{Field, Seat};
+use super::pool::{Member, Pool, Tier, View};
+use super::traffic::SessionEnd;
 use crate::base::clock::Moment;
 
 /// The backends for one client, best first, each once: redispatch and failover are
@@ -50,76 +52,90 @@ impl Candidates {
         chance: &mut Chance,
     ) -> Option<Lease<T>> {
         let tries = usize::from(self.tries);
-        if tries == TRIES_MAX || !pool.table.hold(pool.limit) {
+        if tries == TRIES_MAX {
             return None;
+        }
+        let view = pool.view(pool.table.hold(pool.limit)?, now);
+        let Some(seat) = self.take_best(pool, &view, chance) else {
+            pool.table.let_go();
+            return None;
+        };
+        self.tried[tries] = seat.slot;
+        self.tries += 1;
+        let lease = Lease {
+            pool: Arc::clone(pool),
+            index: seat.member.into(),
+        };
+        if pool.slots.hot(seat.slot).load().passing() {
+            pool.clear_ended(lease.index(), now);
+        }
+        Some(lease)
+    }
+
+    #[inline]
+    fn take_best<T>(&self, pool: &Pool<T>, view: &View, chance: &mut Chance) -> Option<Seat> {
+        if view.panic {
+            return self.take_in_panic(pool, view, chance);
         }
         for class in Class::BY_PREFERENCE {
             for tier in &pool.tiers {
-                let field = Field {
-                    seats: &tier.seats,
-                    runs: &tier.runs,
-                    slots: &pool.slots,
-                    tried: &self.tried[..tries],
-                    class,
-                    now,
-                };
+                let field = pool.field(tier, class, self.tried(), view);
                 if let Some(seat) = take(tier, &field, self.key, chance) {
-                    let seat = tier.seats[seat];
-                    self.tried[tries] = seat.slot;
-                    self.tries += 1;
-                    let lease = Lease {
-                        pool: Arc::clone(pool),
-                        index: seat.member.into(),
-                    };
-                    if pool.slots.hot(seat.slot).load().ejected() {
-                        pool.clear_ended_ejection(lease.index(), now);
-                    }
-                    return Some(lease);
+                    return Some(tier.seats[seat]);
                 }
             }
         }
-        pool.table.let_go();
         None
+    }
+
+    /// The load is spread over all of a tier, but not over a tier in which nobody is available
+    /// while another has somebody.
+    #[cold]
+    fn take_in_panic<T>(&self, pool: &Pool<T>, view: &View, chance: &mut Chance) -> Option<Seat> {
+        let manned = pool.tiers.iter().filter(|tier| {
+            let available = pool.field(tier, Class::AVAILABLE, self.tried(), view);
+            available.has_room()
+        });
+        for tier in manned.chain(&pool.tiers) {
+            let field = pool.field(tier, Class::WANTED, self.tried(), view);
+            if let Some(seat) = take(tier, &field, self.key, chance) {
+                return Some(tier.seats[seat]);
+            }
+        }
+        None
+    }
+
+    fn tried(&self) -> &[u32] {
+        &self.tried[..usize::from(self.tries)]
     }
 
     /// Whether [`Candidates::next`] found nobody only because whoever could be taken is full: then
     /// waiting may help.
     pub fn found_all_full<T>(&self, pool: &Pool<T>, now: Moment) -> bool {
-        let tried = &self.tried[..usize::from(self.tries)];
-        tried.len() < TRIES_MAX
-            && pool.tiers.iter().any(|tier| {
-                Class::BY_PREFERENCE.iter().any(|&class| {
-                    let field = Field {
-                        seats: &tier.seats,
-                        runs: &tier.runs,
-                        slots: &pool.slots,
-                        tried,
-                        class,
-                        now,
-                    };
-                    field.has_anybody()
-                })
-            })
+        usize::from(self.tries) < TRIES_MAX
+            && pool.any_field(self.tried(), now, |field| field.has_anybody())
     }
 }
 
 impl<T> Pool<T> {
     /// Whether a client that has tried nobody yet would find a backend.
     pub fn has_room(&self, now: Moment) -> bool {
-        self.active() < self.limit
-            && self.tiers.iter().any(|tier| {
-                Class::BY_PREFERENCE.iter().any(|&class| {
-                    let field = Field {
-                        seats: &tier.seats,
-                        runs: &tier.runs,
-                        slots: &self.slots,
-                        tried: &[],
-                        class,
-                        now,
-                    };
-                    field.has_room()
-                })
-            })
+        self.active() < self.limit && self.any_field(&[], now, |field| field.has_room())
+    }
+
+    /// Whether it is so of any tier and class that may be used now.
+    fn any_field(&self, tried: &[u32], now: Moment, is_so: impl Fn(&Field<'_>) -> bool) -> bool {
+        let view = self.view(self.active(), now);
+        let classes = if view.panic {
+            &[Class::WANTED][..]
+        } else {
+            &Class::BY_PREFERENCE
+        };
+        let mut fields = self.tiers.iter().flat_map(|tier| {
+            let field = |&class| self.field(tier, class, tried, &view);
+            classes.iter().map(field)
+        });
+        fields.any(|field| is_so(&field))
     }
 }
 
@@ -160,14 +176,26 @@ impl<T> Lease<T> {
         self.pool.record(self.index()) == pool.record(index)
     }
 
-    /// The backend accepted; to be told once. Ends its row of failures.
-    pub fn connected(&self) {
-        self.pool.live(self.index()).counters.connected();
+    /// The backend accepted, `took` after the connect began; to be told once. Ends its row of
+    /// failures.
+    pub fn connected(&self, now: Moment, took: Duration) {
+        self.pool.connected(self.index(), now, took);
     }
 
-    /// The backend refused or did not answer. Counts, and may eject it.
-    pub fn connect_failed(&self, now: Moment) {
-        self.pool.connect_failed(self.index(), now);
+    /// The backend refused or did not answer for as long as `took`. Counts, and may eject it.
+    pub fn connect_failed(&self, now: Moment, took: Duration) {
+        self.pool.connect_failed(self.index(), now, took);
+    }
+
+    /// The backend sent its first byte, `took` after it had something to answer, or after the
+    /// connect when it speaks first; to be told once.
+    pub fn first_byte(&self, now: Moment, took: Duration) {
+        self.pool.first_byte(self.index(), now, took);
+    }
+
+    /// The session is over; to be told once, of those that were connected. May eject the backend.
+    pub fn ended(&self, now: Moment, end: SessionEnd) {
+        self.pool.ended(self.index(), now, end);
     }
 
     pub fn add_bytes(&self, to_backend: u64, to_client: u64) {

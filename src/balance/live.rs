@@ -2,8 +2,10 @@
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicU32, AtomicU64, fence};
+use std::time::Duration;
 
 use super::backend::{Availability, Verdict, Wish, availability};
+use super::latency::Latency;
 use crate::base::clock::Moment;
 
 /// A view of one backend's live record. It belongs to the identity, so it outlives reloads and is
@@ -12,6 +14,7 @@ use crate::base::clock::Moment;
 pub struct Live<'a> {
     pub(super) hot: &'a Hot,
     pub(super) counters: &'a Counters,
+    pub(super) latency: &'a Latency,
 }
 
 impl Live<'_> {
@@ -54,6 +57,16 @@ impl Live<'_> {
         self.hot.load().wish()
     }
 
+    /// What the weight counts at runtime, besides slow start: 100 = as configured.
+    pub fn weight_percent(&self) -> u16 {
+        self.hot.load().percent() as u16
+    }
+
+    /// What `least_latency` goes by, decayed to now; `None` when nothing is known.
+    pub fn latency(&self, now: Moment) -> Option<Duration> {
+        self.latency.at(now)
+    }
+
     pub fn ejected(&self, now: Moment) -> bool {
         self.ejected_until(now).is_some()
     }
@@ -78,13 +91,15 @@ impl Hot {
         Hot(AtomicU64::new(verdict_bits(verdict)))
     }
 
-    pub(super) fn reset(&self, verdict: Verdict) {
+    /// The record of another backend begins. `joined`: its pool was there before it.
+    pub(super) fn reset(&self, verdict: Verdict, joined: bool) {
         debug_assert_eq!(
             self.load().active(),
             0,
             "the record of a backend in use is kept"
         );
-        self.0.store(verdict_bits(verdict), Relaxed);
+        let joined = if joined { JOINED } else { 0 };
+        self.0.store(verdict_bits(verdict) | joined, Relaxed);
     }
 
     #[inline]
@@ -137,6 +152,23 @@ impl Hot {
         self.replace(EJECTED, if ejected { EJECTED } else { 0 });
     }
 
+    /// When it began is stored before, as with ejections.
+    pub(super) fn set_ramp(&self, ramp: bool) {
+        self.replace(RAMP, if ramp { RAMP } else { 0 });
+    }
+
+    pub(super) fn set_joined(&self, joined: bool) {
+        self.replace(JOINED, if joined { JOINED } else { 0 });
+    }
+
+    /// 0 to [`PERCENT_MAX`].
+    pub(super) fn set_percent(&self, percent: u16) {
+        let percent = percent.min(PERCENT_MAX);
+        let none = if percent == 0 { WEIGHTLESS } else { 0 };
+        let bits = u64::from(percent ^ 100) << PERCENT_SHIFT;
+        self.replace(PERCENT | WEIGHTLESS, bits | none);
+    }
+
     fn replace(&self, mask: u64, bits: u64) {
         debug_assert_eq!(bits & !mask, 0);
         let _ = self
@@ -168,12 +200,14 @@ impl Word {
         counters: impl FnOnce() -> &'a Counters,
         now: Moment,
     ) -> bool {
-        let against = (self.0 ^ class as u64) & (BLOCKS | ACTIVE);
+        let against = (self.0 ^ class.wanted) & class.looked_at;
         if against < u64::from(limit) {
-            debug_assert_eq!(
-                availability(self.verdict(), self.wish(), false, 1),
-                class.into()
-            );
+            debug_assert!(class.holds(availability(
+                self.verdict(),
+                self.wish(),
+                false,
+                self.percent() as u16
+            )));
             return true;
         }
         self.ejected() && against & !EJECTED < u64::from(limit) && counters().ejected_until() <= now
@@ -200,25 +234,65 @@ impl Word {
     pub(super) fn ejected(self) -> bool {
         self.0 & EJECTED != 0
     }
+
+    /// Whether it has a flag that time alone ends.
+    #[inline]
+    pub(super) fn passing(self) -> bool {
+        self.0 & (EJECTED | RAMP) != 0
+    }
+
+    /// Whether the flag of a slow start is set, which may have ended since.
+    #[inline]
+    pub(super) fn ramps(self) -> bool {
+        self.0 & RAMP != 0
+    }
+
+    /// Whether it came to a pool that was there before it, and has not served since.
+    pub(super) fn joined(self) -> bool {
+        self.0 & JOINED != 0
+    }
+
+    /// What its weight counts, slow start aside; 100 = as configured.
+    #[inline]
+    pub(super) fn percent(self) -> u32 {
+        ((self.0 & PERCENT) >> PERCENT_SHIFT) as u32 ^ 100
+    }
 }
 
-/// Which backends a pick may use; the number is what of [`BLOCKS`] their word has set.
+/// The most that [`Pool::set_weight_percent`](super::pool::Pool::set_weight_percent) takes.
+pub(super) const PERCENT_MAX: u16 = 256;
+
+/// Which backends a pick may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u64)]
-pub(super) enum Class {
-    Available = 0,
-    LastResort = UNCHECKED,
+pub(super) struct Class {
+    /// What is set of `looked_at` in their words, besides the active count.
+    wanted: u64,
+    looked_at: u64,
 }
 
 impl Class {
-    pub(super) const BY_PREFERENCE: [Class; 2] = [Class::Available, Class::LastResort];
-}
+    pub(super) const AVAILABLE: Class = Class {
+        wanted: 0,
+        looked_at: BLOCKS | ACTIVE,
+    };
+    pub(super) const LAST_RESORT: Class = Class {
+        wanted: UNCHECKED,
+        looked_at: BLOCKS | ACTIVE,
+    };
+    /// In panic, whatever probes and traffic say: all that the operator wants used.
+    pub(super) const WANTED: Class = Class {
+        wanted: 0,
+        looked_at: WEIGHTLESS | DRAIN | MAINTENANCE | ACTIVE,
+    };
 
-impl From<Class> for Availability {
-    fn from(class: Class) -> Self {
-        match class {
-            Class::Available => Availability::Available,
-            Class::LastResort => Availability::LastResort,
+    pub(super) const BY_PREFERENCE: [Class; 2] = [Class::AVAILABLE, Class::LAST_RESORT];
+
+    /// Whether backends that are not ejected belong to the class.
+    fn holds(self, may: Availability) -> bool {
+        match self {
+            Class::AVAILABLE => may == Availability::Available,
+            Class::LAST_RESORT => may == Availability::LastResort,
+            _ => true,
         }
     }
 }
@@ -230,10 +304,17 @@ const UNPROBED: u64 = 1 << 34;
 const DRAIN: u64 = 1 << 35;
 const MAINTENANCE: u64 = 1 << 36;
 const EJECTED: u64 = 1 << 37;
+/// The percent is 0.
+const WEIGHTLESS: u64 = 1 << 38;
+const RAMP: u64 = 1 << 39;
+const JOINED: u64 = 1 << 40;
+/// Held as the difference to 100 (by exclusive or), so that a plain word has none of it set.
+const PERCENT: u64 = 0x1ff << PERCENT_SHIFT;
+const PERCENT_SHIFT: u32 = 48;
 const VERDICT: u64 = DOWN | UNCHECKED | UNPROBED;
 const WISH: u64 = DRAIN | MAINTENANCE;
 /// Each of these makes a backend less than available.
-const BLOCKS: u64 = DOWN | UNCHECKED | DRAIN | MAINTENANCE | EJECTED;
+const BLOCKS: u64 = DOWN | UNCHECKED | DRAIN | MAINTENANCE | EJECTED | WEIGHTLESS;
 
 fn verdict_bits(verdict: Verdict) -> u64 {
     match verdict {
@@ -269,6 +350,13 @@ pub(super) struct Counters {
     pub(super) ejections_in_row: AtomicU32,
     /// [`Moment`] in microseconds; stored before the flag that makes others look at it.
     pub(super) ejected_until: AtomicU64,
+    /// When the slow start began, or will, likewise.
+    pub(super) ramp_since: AtomicU64,
+    /// Sessions in a row that the backend reset early, and that it closed without a byte.
+    pub(super) early_resets_in_row: AtomicU32,
+    pub(super) empty_closes_in_row: AtomicU32,
+    /// When the latency was last changed by a sample, in microseconds.
+    pub(super) sampled_at: AtomicU64,
 }
 
 impl Counters {
@@ -282,6 +370,10 @@ impl Counters {
             failures_in_row,
             ejections_in_row,
             ejected_until,
+            ramp_since,
+            early_resets_in_row,
+            empty_closes_in_row,
+            sampled_at,
         } = self;
         for total in [
             connections_total,
@@ -290,11 +382,19 @@ impl Counters {
             bytes_to_backend,
             bytes_to_client,
             ejected_until,
+            ramp_since,
+            sampled_at,
         ] {
             total.store(0, Relaxed);
         }
-        failures_in_row.store(0, Relaxed);
-        ejections_in_row.store(0, Relaxed);
+        for row in [
+            failures_in_row,
+            ejections_in_row,
+            early_resets_in_row,
+            empty_closes_in_row,
+        ] {
+            row.store(0, Relaxed);
+        }
     }
 
     /// Meaningful once the flag in the hot word has been seen.
@@ -304,12 +404,15 @@ impl Counters {
         Moment::from_micros(self.ejected_until.load(Relaxed))
     }
 
+    /// Meaningful once the flag in the hot word has been seen.
+    pub(super) fn ramp_since(&self) -> Moment {
+        fence(Acquire);
+        Moment::from_micros(self.ramp_since.load(Relaxed))
+    }
+
     pub(super) fn connected(&self) {
         self.connections_total.fetch_add(1, Relaxed);
-        // Looked at first: a store would take the line from other threads for nothing.
-        if self.failures_in_row.load(Relaxed) != 0 {
-            self.failures_in_row.store(0, Relaxed);
-        }
+        end_row(&self.failures_in_row);
     }
 
     pub(super) fn add_bytes(&self, to_backend: u64, to_client: u64) {
@@ -321,6 +424,13 @@ impl Counters {
                 total.fetch_add(bytes, Relaxed);
             }
         }
+    }
+}
+
+pub(super) fn end_row(row: &AtomicU32) {
+    // Looked at first: a store would take the line from other threads for nothing.
+    if row.load(Relaxed) != 0 {
+        row.store(0, Relaxed);
     }
 }
 
@@ -350,16 +460,26 @@ mod tests {
                     let live = Live {
                         hot: &hot,
                         counters: &counters,
+                        latency: &Latency::default(),
                     };
                     assert_eq!((live.verdict(), live.wish()), (verdict, wish));
-                    let may = availability(verdict, wish, live.ejected(NOW), 1);
-                    for class in Class::BY_PREFERENCE {
-                        let is = hot.load().admits(class, 1, || &counters, NOW);
-                        assert_eq!(is, may == class.into(), "{verdict:?} {wish:?}");
-                        assert_eq!(hot.occupy(class, 1, &counters, NOW), is);
-                        assert!(!hot.occupy(class, 1, &counters, NOW), "above the limit");
-                        if is {
-                            hot.vacate();
+                    for percent in [100, 0, 256, 1] {
+                        hot.set_percent(percent);
+                        assert_eq!(live.weight_percent(), percent);
+                        let may = availability(verdict, wish, live.ejected(NOW), percent);
+                        let wanted = availability(Verdict::Up, wish, false, percent);
+                        for (class, is) in [
+                            (Class::AVAILABLE, may == Availability::Available),
+                            (Class::LAST_RESORT, may == Availability::LastResort),
+                            (Class::WANTED, wanted == Availability::Available),
+                        ] {
+                            let admits = hot.load().admits(class, 1, || &counters, NOW);
+                            assert_eq!(admits, is, "{verdict:?} {wish:?} {percent}");
+                            assert_eq!(hot.occupy(class, 1, &counters, NOW), is);
+                            assert!(!hot.occupy(class, 1, &counters, NOW), "above the limit");
+                            if is {
+                                hot.vacate();
+                            }
                         }
                     }
                 }
@@ -370,11 +490,17 @@ mod tests {
     #[test]
     fn changes_of_state_leave_the_active_count_alone() {
         let (hot, counters) = (Hot::new(Verdict::Up), Counters::default());
-        assert!(hot.occupy(Class::Available, u32::MAX, &counters, NOW));
+        assert!(hot.occupy(Class::AVAILABLE, u32::MAX, &counters, NOW));
         hot.set_verdict(Verdict::Down);
         hot.set_wish(Wish::Drain);
         hot.set_ejected(true);
+        hot.set_percent(0);
+        hot.set_ramp(true);
+        hot.set_joined(true);
         assert_eq!(hot.load().active(), 1);
+        hot.set_percent(100);
+        hot.set_ramp(false);
+        hot.set_joined(false);
         hot.set_verdict(Verdict::Unchecked);
         hot.set_wish(Wish::Ready);
         hot.set_ejected(false);

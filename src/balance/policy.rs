@@ -1,20 +1,28 @@
 //! The policies: each chooses one of a tier's backends for one client.
 
+pub(super) mod bound;
 mod draw;
 mod failover;
 mod ip_hash;
 mod least_connections;
+mod least_latency;
+mod lowest_cost;
 mod random;
 mod round_robin;
+mod ties;
 mod two_choices;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::chance::Chance;
 use super::key::HashSeed;
 use super::live::{Class, Hot, Word};
+use super::share::Shares;
 use super::slots::{Slots, begins_chunk};
 use crate::base::clock::Moment;
+use bound::Bound;
+pub use lowest_cost::Cost;
 
 /// Which policy a pool uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,23 +30,43 @@ pub enum PolicyKind {
     /// Smooth weighted round robin; `weighted_round_robin` is another spelling.
     RoundRobin,
     LeastConnections,
-    /// Maglev over the source address.
+    /// Maglev over the client's key, with bounded loads.
     IpHash,
     Random,
     TwoChoices,
+    /// Peak-sensitive average of the time to the first byte, times connections.
+    LeastLatency,
+    /// The cheapest; round robin among equals.
+    LowestCost,
     /// The listed order.
     Failover,
 }
 
 impl PolicyKind {
-    pub const ALL: [PolicyKind; 6] = [
+    pub const ALL: [PolicyKind; 8] = [
         PolicyKind::RoundRobin,
         PolicyKind::LeastConnections,
         PolicyKind::IpHash,
         PolicyKind::Random,
         PolicyKind::TwoChoices,
+        PolicyKind::LeastLatency,
+        PolicyKind::LowestCost,
         PolicyKind::Failover,
     ];
+
+    /// The word of the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            PolicyKind::RoundRobin => "round_robin",
+            PolicyKind::LeastConnections => "least_connections",
+            PolicyKind::IpHash => "ip_hash",
+            PolicyKind::Random => "random",
+            PolicyKind::TwoChoices => "two_choices",
+            PolicyKind::LeastLatency => "least_latency",
+            PolicyKind::LowestCost => "lowest_cost",
+            PolicyKind::Failover => "failover",
+        }
+    }
 }
 
 /// A policy with what it worked out beforehand for one tier.
@@ -49,6 +77,8 @@ pub(super) enum Policy {
     IpHash(Arc<ip_hash::Maglev>),
     Random(draw::Draw),
     TwoChoices(draw::Draw),
+    LeastLatency,
+    LowestCost(lowest_cost::LowestCost),
     Failover,
 }
 
@@ -57,15 +87,17 @@ impl Policy {
     /// listed order, with their names; the policy may have them sit in another one.
     pub(super) fn new(
         kind: PolicyKind,
-        seats: &mut [(&str, Seat)],
+        seats: &mut [Candidate<'_>],
         seed: &HashSeed,
         memory: &Memory,
     ) -> Self {
-        if kind == PolicyKind::IpHash {
-            ip_hash::by_name(seats);
+        match kind {
+            PolicyKind::IpHash => ip_hash::by_name(seats),
+            PolicyKind::LowestCost => lowest_cost::by_cost(seats),
+            _ => {}
         }
-        let names: Vec<&str> = seats.iter().map(|&(name, _)| name).collect();
-        let weights: Vec<u16> = seats.iter().map(|(_, seat)| seat.weight).collect();
+        let names: Vec<&str> = seats.iter().map(|candidate| candidate.name).collect();
+        let weights: Vec<u16> = seats.iter().map(|one| one.seat.weight).collect();
         match kind {
             PolicyKind::RoundRobin => {
                 let turn = Arc::clone(&memory.turn);
@@ -85,6 +117,10 @@ impl Policy {
             }
             PolicyKind::Random => Policy::Random(draw::Draw::new(&weights)),
             PolicyKind::TwoChoices => Policy::TwoChoices(draw::Draw::new(&weights)),
+            PolicyKind::LeastLatency => Policy::LeastLatency,
+            PolicyKind::LowestCost => {
+                Policy::LowestCost(lowest_cost::LowestCost::new(seats, &memory.turns))
+            }
             PolicyKind::Failover => Policy::Failover,
         }
     }
@@ -95,12 +131,14 @@ impl Policy {
     #[inline]
     pub(super) fn pick(&self, field: &Field<'_>, key: u64, chance: &mut Chance) -> Option<usize> {
         match self {
-            Policy::RoundRobin(round_robin) => round_robin.pick(field),
+            Policy::RoundRobin(round_robin) => round_robin.pick(field, chance),
             Policy::LeastConnections => least_connections::pick(field, chance),
             Policy::IpHash(maglev) => maglev.pick(field, key),
             Policy::Random(draw) => random::pick(draw, field, chance),
             Policy::TwoChoices(draw) => two_choices::pick(draw, field, chance),
-            Policy::Failover => failover::pick(field),
+            Policy::LeastLatency => least_latency::pick(field, chance),
+            Policy::LowestCost(lowest_cost) => lowest_cost.pick(field, chance),
+            Policy::Failover => failover::pick(field, chance),
         }
     }
 
@@ -115,6 +153,10 @@ impl Policy {
                 maglev: Some(Arc::clone(maglev)),
                 ..Memory::default()
             },
+            Policy::LowestCost(lowest_cost) => Memory {
+                turns: lowest_cost.turns(),
+                ..Memory::default()
+            },
             _ => Memory::default(),
         }
     }
@@ -125,6 +167,15 @@ impl Policy {
 pub(super) struct Memory {
     turn: Arc<round_robin::Turn>,
     maglev: Option<Arc<ip_hash::Maglev>>,
+    turns: lowest_cost::Turns,
+}
+
+/// A seat with what only the making of a policy looks at.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Candidate<'a> {
+    pub(super) name: &'a str,
+    pub(super) cost: Cost,
+    pub(super) seat: Seat,
 }
 
 /// One backend of a tier, as the policies see it. Twelve bytes, so that a scan of 1000 reads
@@ -179,24 +230,97 @@ pub(super) struct Field<'a> {
     pub(super) tried: &'a [u32],
     pub(super) class: Class,
     pub(super) now: Moment,
+    /// `None`: everyone has all of its weight.
+    pub(super) shares: Option<Shares>,
+    /// For [`PolicyKind::IpHash`] only.
+    pub(super) bound: Option<Bound<'a>>,
 }
 
-impl Field<'_> {
+impl<'a> Field<'a> {
     fn len(&self) -> usize {
         self.seats.len()
     }
 
-    #[inline]
-    fn has(&self, seat: usize) -> bool {
-        self.active(seat).is_some()
+    /// Some of the seats, which are counted from 0 then.
+    fn part(&self, seats: Range<usize>) -> Field<'a> {
+        Field {
+            seats: &self.seats[seats],
+            runs: &[],
+            ..*self
+        }
     }
 
-    /// The active connections of a seat that may be chosen.
     #[inline]
-    fn active(&self, seat: usize) -> Option<u32> {
+    fn has(&self, seat: usize) -> bool {
+        self.word(seat).is_some()
+    }
+
+    /// What is known of a seat's backend, if it may be chosen.
+    #[inline]
+    fn word(&self, seat: usize) -> Option<Word> {
         let seat = &self.seats[seat];
         let word = self.slots.hot(seat.slot).load();
-        self.admits(seat, word).then(|| word.active())
+        self.admits(seat, word).then_some(word)
+    }
+
+    /// The load of a seat that may be chosen.
+    #[inline]
+    fn load(&self, seat: usize) -> Option<Load> {
+        let word = self.word(seat)?;
+        Some(Load::new(
+            word.active(),
+            self.units_of(&self.seats[seat], word),
+        ))
+    }
+
+    /// Whether a seat may be chosen and is within the bound on its load.
+    #[inline]
+    fn has_bound(&self, seat: usize) -> bool {
+        let Some(word) = self.word(seat) else {
+            return false;
+        };
+        self.bound.is_none_or(|bound| {
+            let weight = u64::from(self.seats[seat].weight) * u64::from(word.percent());
+            bound.admits(word.active(), weight)
+        })
+    }
+
+    /// Whether a seat that was drawn by its configured weight is taken, going by the share of it
+    /// that the backend has: `draw` says which unit of so many it is to be.
+    #[inline]
+    fn takes(&self, seat: usize, draw: impl FnOnce(u32) -> u32) -> bool {
+        self.has(seat)
+            && self
+                .shares
+                .is_none_or(|shares| draw(shares.largest()) < self.share(&shares, seat))
+    }
+
+    fn share(&self, shares: &Shares, seat: usize) -> u32 {
+        let slot = self.seats[seat].slot;
+        let word = self.slots.hot(slot).load();
+        shares.of(word, || self.slots.counters(slot), self.now)
+    }
+
+    /// Where a seat is in its slow start.
+    fn ramp_percent(&self, seat: usize) -> u32 {
+        let slot = self.seats[seat].slot;
+        let word = self.slots.hot(slot).load();
+        self.shares.map_or(100, |shares| {
+            shares.ramp_percent(word, || self.slots.counters(slot), self.now)
+        })
+    }
+
+    /// The weight that counts now, in a unit that is the same for the whole field.
+    #[inline]
+    fn units_of(&self, seat: &Seat, word: Word) -> u64 {
+        let weight = u64::from(seat.weight);
+        match self.shares {
+            None => weight,
+            Some(shares) => {
+                let counters = || self.slots.counters(seat.slot);
+                weight * u64::from(shares.of(word, counters, self.now))
+            }
+        }
     }
 
     /// Whether a seat may be chosen, going by what was read of its backend.
@@ -252,8 +376,9 @@ impl Field<'_> {
     /// who is out does not shift the others' shares.
     #[cold]
     fn by_weight(&self, except: Option<usize>, point: impl FnOnce(u64) -> u64) -> Option<usize> {
-        let eligible = || (0..self.len()).filter(|&seat| Some(seat) != except && self.has(seat));
-        let total = eligible().map(|seat| u64::from(self.weight(seat))).sum();
+        let eligible =
+            || (0..self.len()).filter(|&seat| Some(seat) != except && self.has_bound(seat));
+        let total = eligible().map(|seat| self.units(seat)).sum();
         if total == 0 {
             return None;
         }
@@ -261,19 +386,20 @@ impl Field<'_> {
         debug_assert!(left < total);
         let mut last = None;
         for seat in eligible() {
-            let weight = u64::from(self.weight(seat));
-            if left < weight {
+            let units = self.units(seat);
+            if left < units {
                 return Some(seat);
             }
-            left -= weight;
+            left -= units;
             last = Some(seat);
         }
         // Some went while we counted.
         last
     }
 
-    fn weight(&self, seat: usize) -> u16 {
-        self.seats[seat].weight
+    fn units(&self, seat: usize) -> u64 {
+        let seat = &self.seats[seat];
+        self.units_of(seat, self.slots.hot(seat.slot).load())
     }
 
     /// Takes the seat, if it may still be chosen.
@@ -311,14 +437,15 @@ impl Load {
     /// More than any backend's.
     const MAX: Load = Load { next: 1, weight: 0 };
 
-    fn new(active: u32, weight: u16) -> Self {
+    /// Weights in units of [`Field::units_of`].
+    fn new(active: u32, weight: u64) -> Self {
         Load {
             next: u64::from(active) + 1,
-            weight: u64::from(weight),
+            weight,
         }
     }
 
-    /// Compares the quotients without dividing: 2³² × 2¹⁶ fits 64 bits.
+    /// Compares the quotients without dividing: 2³² × 2¹⁶ × 25 600 fits 64 bits.
     #[inline]
     fn cmp(self, other: Load) -> std::cmp::Ordering {
         (self.next * other.weight).cmp(&(other.next * self.weight))

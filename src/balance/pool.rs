@@ -1,21 +1,26 @@
-//! A pool: its members, the policy that chooses among them, and when traffic ejects one.
+//! A pool: its members and the policy that chooses among them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
-use super::backend::{Availability, State, Verdict, Wish, availability};
+use super::backend::{Availability, State, availability};
 use super::budget::Budget;
-use super::health::Ejection;
+use super::ejection::Ejection;
 use super::key::HashSeed;
 pub use super::lease::{Candidates, Lease, TRIES_MAX};
-use super::live::Live;
-use super::policy::{Policy, PolicyKind, Run, Seat};
+use super::live::{Class, Live};
+use super::policy::bound::Bound;
+use super::policy::{Candidate, Cost, Field, Policy, PolicyKind, Run, Seat};
 use super::queue::Queue;
+use super::share::Shares;
 use super::slots::Slots;
 use super::table::Table;
+pub use super::traffic::SessionEnd;
+use super::watch::Watch;
 use crate::base::clock::Moment;
 
 /// One member of a pool; `T` is what it is for the floor above and never looked at here.
@@ -31,6 +36,8 @@ pub struct Member<T> {
     pub weight: u16,
     /// Lower first.
     pub priority: u16,
+    /// For [`PolicyKind::LowestCost`].
+    pub cost: Cost,
     /// Exact over all threads; 0 = no limit.
     pub max_connections: u32,
 }
@@ -43,7 +50,18 @@ pub type MemberSpec<T> = Member<T>;
 pub struct PoolSpec<T> {
     pub name: String,
     pub policy: PolicyKind,
+    /// For [`PolicyKind::IpHash`]: the most that a backend may have, in percent of the mean by
+    /// weight, before a client's next choice is taken; 0 = no bound, else above 100.
+    pub hash_balance_factor: u16,
     pub ejection: Ejection,
+    /// How long a backend that was out, or joins, takes until it has all of its weight; zero = it
+    /// has it at once.
+    pub slow_start: Duration,
+    /// Below this percent of backends available, those known to be down are used too; 0 = never.
+    pub panic_threshold: u8,
+    /// What a failure counts as with [`PolicyKind::LeastLatency`]: as long as a client could have
+    /// waited for nothing.
+    pub failure_latency: Duration,
     /// Whether probes will speak of the members. If not, they are taken to be up.
     pub probed: bool,
     /// `global.hash_seed`.
@@ -68,11 +86,14 @@ pub const MEMBERS_MAX: usize = u16::MAX as usize;
 /// lives in the [`Table`].
 pub struct Pool<T> {
     name: String,
-    policy: PolicyKind,
-    ejection: Ejection,
+    pub(super) policy: PolicyKind,
+    hash_balance_factor: u16,
+    pub(super) ejection: Ejection,
+    pub(super) slow_start: Duration,
+    pub(super) failure_latency: Duration,
     members: Box<[Member<T>]>,
     /// Slot of each member.
-    member_slots: Box<[u32]>,
+    pub(super) member_slots: Box<[u32]>,
     pub(super) slots: Slots,
     /// By priority; those of weight 0 are in none.
     pub(super) tiers: Box<[Tier]>,
@@ -80,7 +101,9 @@ pub struct Pool<T> {
     /// [`u32::MAX`] = no limit.
     pub(super) limit: u32,
     /// Until then (in microseconds) as many members are ejected as may be.
-    ejections_full_until: AtomicU64,
+    pub(super) ejections_full_until: AtomicU64,
+    /// `None` where nobody looks at it.
+    pub(super) watch: Option<Watch>,
 }
 
 /// Members of one priority and weights above 0, and the policy made for them.
@@ -90,21 +113,38 @@ pub(super) struct Tier {
     pub(super) seats: Box<[Seat]>,
     pub(super) runs: Box<[Run]>,
     pub(super) policy: Policy,
+    /// Kept by the pool's [`Watch`]: weights, times their percent, of those who share the load.
+    pub(super) weight: AtomicU64,
+}
+
+/// What a pick finds besides the single backends.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct View {
+    now: Moment,
+    shares: Option<Shares>,
+    pub(super) panic: bool,
+    /// Leases of the whole pool, with the one to be given out.
+    held: u32,
 }
 
 impl<T> Pool<T> {
     /// Builds the pool over what `table` knows of its members; from now on this pool counts as the
-    /// table's newest. Costs some milliseconds with [`PolicyKind::IpHash`], unless the pool before
-    /// had the same members and weights.
+    /// table's newest. Members that the pool before did not have begin their slow start `now`, if
+    /// no probe has to reach them first. Costs some milliseconds with [`PolicyKind::IpHash`],
+    /// unless the pool before had the same members and weights.
     ///
     /// # Panics
     ///
     /// If there are more than [`MEMBERS_MAX`] members.
-    pub fn new(spec: PoolSpec<T>, table: Arc<Table>) -> Pool<T> {
+    pub fn new(spec: PoolSpec<T>, table: Arc<Table>, now: Moment) -> Pool<T> {
         let PoolSpec {
             name,
             policy,
+            hash_balance_factor,
             ejection,
+            slow_start,
+            panic_threshold,
+            failure_latency,
             probed,
             seed,
             max_connections,
@@ -135,10 +175,14 @@ impl<T> Pool<T> {
                 .map(|tier| (tier.priority, tier.policy.memory()))
                 .collect(),
         );
-        Pool {
+        let bounded = policy == PolicyKind::IpHash && hash_balance_factor > 0;
+        let pool = Pool {
             name,
             policy,
+            hash_balance_factor: if bounded { hash_balance_factor } else { 0 },
             ejection,
+            slow_start,
+            failure_latency,
             members: members.into(),
             member_slots: member_slots.into(),
             slots,
@@ -150,7 +194,10 @@ impl<T> Pool<T> {
                 max_connections
             },
             ejections_full_until: AtomicU64::new(0),
-        }
+            watch: (bounded || panic_threshold > 0).then(|| Watch::new(panic_threshold)),
+        };
+        pool.settle(now);
+        pool
     }
 
     pub fn name(&self) -> &str {
@@ -190,19 +237,35 @@ impl<T> Pool<T> {
             live.verdict(),
             live.wish(),
             live.ejected(now),
-            self.members[index].weight,
+            self.ramp_percent(index, now) < 100,
+            self.weight_now(index),
         )
     }
 
-    /// Whether the member may take a new connection, its limit left aside.
+    /// How much of its weight the member has in its slow start; 100 when it is in none.
+    pub fn ramp_percent(&self, index: usize, now: Moment) -> u32 {
+        let live = self.live(index);
+        let shares = Shares::new(self.slow_start, 100);
+        shares.ramp_percent(live.hot.load(), || live.counters, now)
+    }
+
+    /// Whether the member may take a new connection, its limit and a panic left aside.
     pub fn availability(&self, index: usize, now: Moment) -> Availability {
         let live = self.live(index);
         availability(
             live.verdict(),
             live.wish(),
             live.ejected(now),
-            self.members[index].weight,
+            self.weight_now(index),
         )
+    }
+
+    /// 0 where it was taken at runtime, else as configured.
+    fn weight_now(&self, index: usize) -> u16 {
+        match self.live(index).weight_percent() {
+            0 => 0,
+            _ => self.members[index].weight,
+        }
     }
 
     /// Leases held of any member, past and present ones of this pool's name.
@@ -219,79 +282,48 @@ impl<T> Pool<T> {
         self.table.budget()
     }
 
-    /// For the probes.
-    pub fn set_verdict(&self, index: usize, verdict: Verdict) {
-        self.live(index).hot.set_verdict(verdict);
-        self.queue().released();
+    /// Clients that the bound on the load (`hash_balance_factor`) led to another backend than
+    /// their hash; over all pools of this name.
+    pub fn spills_total(&self) -> u64 {
+        self.table.spills().load(Relaxed)
     }
 
-    /// For the operator.
-    pub fn set_wish(&self, index: usize, wish: Wish) {
-        self.live(index).hot.set_wish(wish);
-        self.queue().released();
-    }
-
-    /// Counts a failed connect, which may be the one that ejects the member.
-    pub(super) fn connect_failed(&self, index: usize, now: Moment) {
-        let live = self.live(index);
-        live.counters.connect_failures_total.fetch_add(1, Relaxed);
-        live.counters.failures_in_row.fetch_add(1, Relaxed);
-        let full_until = Moment::from_micros(self.ejections_full_until.load(Relaxed));
-        if self.failed_enough(live) && now >= full_until && !live.ejected(now) {
-            self.eject(index, now);
+    /// `held`: leases, with the one to be given out.
+    #[inline]
+    pub(super) fn view(&self, held: u32, now: Moment) -> View {
+        View {
+            now,
+            shares: self.table.shares(self.slow_start, now),
+            panic: self.in_panic(now),
+            held,
         }
     }
 
-    /// Still true when an ejection ends without a success: then one more failure is enough.
-    fn failed_enough(&self, live: Live<'_>) -> bool {
-        let enough = self.ejection.connect_failures;
-        enough > 0 && live.connect_failures_in_row() >= enough
-    }
-
-    /// Ejects the member, if that leaves no more than the allowed share ejected. All of it happens
-    /// under one lock, so the share is exact and one of several threads counts the ejection.
-    #[cold]
-    fn eject(&self, index: usize, now: Moment) {
-        let most = self.ejection.ejected_max(self.members.len());
-        if most == 0 {
-            return;
-        }
-        let _ejecting = self.table.ejecting();
-        let mut ejected = 0;
-        let mut first_end = Moment::from_micros(u64::MAX);
-        for other in self.member_slots.iter().map(|&slot| self.slots.live(slot)) {
-            if let Some(until) = other.ejected_until(now) {
-                ejected += 1;
-                first_end = first_end.min(until);
-            } else if other.hot.load().ejected() {
-                other.hot.set_ejected(false);
+    /// Who of a tier may be chosen.
+    #[inline]
+    pub(super) fn field<'a>(
+        &'a self,
+        tier: &'a Tier,
+        class: Class,
+        tried: &'a [u32],
+        view: &View,
+    ) -> Field<'a> {
+        let bound = match self.hash_balance_factor {
+            0 => None,
+            factor => {
+                let weight = tier.weight.load(Relaxed);
+                Some(Bound::new(factor, view.held, weight, self.table.spills()))
             }
-        }
-        let live = self.live(index);
-        if ejected >= most {
-            self.ejections_full_until
-                .store(first_end.as_micros(), Relaxed);
-        } else if self.failed_enough(live) && !live.ejected(now) {
-            let counters = live.counters;
-            let quiet = now.since(counters.ejected_until());
-            let nth = self
-                .ejection
-                .after(counters.ejections_in_row.load(Relaxed), quiet);
-            let until = now + self.ejection.length(nth);
-            counters.ejections_in_row.store(nth, Relaxed);
-            counters.ejected_until.store(until.as_micros(), Relaxed);
-            counters.ejections_total.fetch_add(1, Relaxed);
-            live.hot.set_ejected(true);
-        }
-    }
-
-    /// Takes off the flag of an ejection that has ended, so that picks need not look at its end.
-    #[cold]
-    pub(super) fn clear_ended_ejection(&self, index: usize, now: Moment) {
-        let _ejecting = self.table.ejecting();
-        let live = self.live(index);
-        if !live.ejected(now) {
-            live.hot.set_ejected(false);
+        };
+        Field {
+            seats: &tier.seats,
+            runs: &tier.runs,
+            slots: &self.slots,
+            tried,
+            class,
+            now: view.now,
+            shares: view.shares,
+            bound,
         }
     }
 }
@@ -303,11 +335,12 @@ fn tiers<T>(
     seed: &HashSeed,
     table: &Table,
 ) -> Box<[Tier]> {
-    let mut by_priority: BTreeMap<u16, Vec<(&str, Seat)>> = BTreeMap::new();
+    let mut by_priority: BTreeMap<u16, Vec<Candidate<'_>>> = BTreeMap::new();
     for (index, (member, &slot)) in members.iter().zip(slots).enumerate() {
         let &Member {
             weight,
             priority,
+            cost,
             max_connections,
             ..
         } = member;
@@ -323,20 +356,22 @@ fn tiers<T>(
                 weight,
                 member: index as u16,
             };
-            by_priority
-                .entry(priority)
-                .or_default()
-                .push((&member.name, seat));
+            by_priority.entry(priority).or_default().push(Candidate {
+                name: &member.name,
+                cost,
+                seat,
+            });
         }
     }
-    let tier = |(priority, mut seats): (u16, Vec<(&str, Seat)>)| {
+    let tier = |(priority, mut seats): (u16, Vec<Candidate<'_>>)| {
         let policy = Policy::new(policy, &mut seats, seed, &table.memory(priority));
-        let seats: Box<[Seat]> = seats.into_iter().map(|(_, seat)| seat).collect();
+        let seats: Box<[Seat]> = seats.into_iter().map(|one| one.seat).collect();
         Tier {
             priority,
             runs: Run::all(&seats),
             seats,
             policy,
+            weight: AtomicU64::new(0),
         }
     };
     by_priority.into_iter().map(tier).collect()

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::backend::Verdict;
+use super::latency::Latency;
 use super::live::{Counters, Hot, Live};
 
 /// Records per chunk. Their hot words fill eight cache lines, so a scan of 1000 backends reads
@@ -14,6 +15,7 @@ pub(super) const CHUNK_SLOTS: usize = 64;
 #[repr(align(128))]
 pub(super) struct Chunk {
     hot: [Hot; CHUNK_SLOTS],
+    latencies: [Latency; CHUNK_SLOTS],
     counters: [Counters; CHUNK_SLOTS],
 }
 
@@ -21,18 +23,24 @@ impl Chunk {
     pub(super) fn new() -> Self {
         Chunk {
             hot: std::array::from_fn(|_| Hot::new(Verdict::Unchecked)),
+            latencies: std::array::from_fn(|_| Latency::default()),
             counters: std::array::from_fn(|_| Counters::default()),
         }
     }
 
     /// Makes a slot that no pool has the record of a backend that was never seen before.
-    pub(super) fn begin(&self, slot: usize, verdict: Verdict) {
+    pub(super) fn begin(&self, slot: usize, verdict: Verdict, joined: bool) {
         self.counters[slot].reset();
-        self.hot[slot].reset(verdict);
+        self.latencies[slot].reset();
+        self.hot[slot].reset(verdict, joined);
     }
 
     pub(super) fn hot(&self, slot: usize) -> &Hot {
         &self.hot[slot]
+    }
+
+    pub(super) fn counters(&self, slot: usize) -> &Counters {
+        &self.counters[slot]
     }
 }
 
@@ -58,6 +66,17 @@ impl Slots {
         &self.0[slot / CHUNK_SLOTS].hot[slot % CHUNK_SLOTS..][..len]
     }
 
+    /// Their latencies likewise.
+    pub(super) fn latencies(&self, slot: u32, len: usize) -> &[Latency] {
+        let slot = slot as usize;
+        &self.0[slot / CHUNK_SLOTS].latencies[slot % CHUNK_SLOTS..][..len]
+    }
+
+    pub(super) fn latency(&self, slot: u32) -> &Latency {
+        let slot = slot as usize;
+        &self.0[slot / CHUNK_SLOTS].latencies[slot % CHUNK_SLOTS]
+    }
+
     #[inline]
     pub(super) fn counters(&self, slot: u32) -> &Counters {
         let slot = slot as usize;
@@ -68,6 +87,7 @@ impl Slots {
         Live {
             hot: self.hot(slot),
             counters: self.counters(slot),
+            latency: self.latency(slot),
         }
     }
 }

@@ -1,15 +1,18 @@
 //! The live records of one pool's backends, which outlive the pool's reloads.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::backend::Verdict;
 use super::budget::Budget;
 use super::policy::Memory;
 use super::queue::Queue;
+use super::share::Shares;
 use super::slots::{CHUNK_SLOTS, Chunk, Slots};
+use crate::base::clock::Moment;
 
 /// Live records of all backends that a pool has or had; one table for each pool, kept as long as
 /// the pool's name is in the configuration.
@@ -23,10 +26,25 @@ pub struct Table {
     book: Mutex<Book>,
     held: Held,
     queue: Arc<Queue>,
+    conditions: Conditions,
     budget: Budget,
-    /// Held while ejections begin or are cleared, so that a pool's share of ejected backends is
-    /// exact. Taken only on connect failures and successes that may change one.
-    ejecting: Mutex<()>,
+    /// Held while a backend's state changes, so that a pool's share of ejected backends is exact
+    /// and what is worked out from all states is true of some moment. Traffic takes it only for
+    /// what may begin or end an ejection or a slow start.
+    changing: Mutex<()>,
+}
+
+/// What a pick has to know of all backends together. Written when a state changes, read by every
+/// pick: on cache lines of its own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Conditions {
+    /// Until then (in microseconds) some backend's share of its weight is not whole.
+    shares_until: AtomicU64,
+    /// What the weight of the most preferred counts; 0 stands for 100.
+    percent_max: AtomicU32,
+    /// Changes of state since the table was made.
+    changes: AtomicU64,
 }
 
 impl Table {
@@ -69,23 +87,29 @@ impl Table {
 
     /// Leases held of all backends, also of those that are in no pool any more.
     pub(super) fn active(&self) -> u32 {
-        self.held.0.load(Relaxed)
+        self.held.leases.load(Relaxed)
     }
 
-    /// Counts one more lease, unless `limit` are held.
+    /// Counts one more lease, unless `limit` are held, and says how many there are with it.
     #[inline]
-    pub(super) fn hold(&self, limit: u32) -> bool {
-        let before = self.held.0.fetch_add(1, Relaxed);
+    pub(super) fn hold(&self, limit: u32) -> Option<u32> {
+        let before = self.held.leases.fetch_add(1, Relaxed);
         if before >= limit {
-            self.held.0.fetch_sub(1, Relaxed);
+            self.held.leases.fetch_sub(1, Relaxed);
+            return None;
         }
-        before < limit
+        Some(before + 1)
     }
 
     #[inline]
     pub(super) fn let_go(&self) {
-        let before = self.held.0.fetch_sub(1, SeqCst);
+        let before = self.held.leases.fetch_sub(1, SeqCst);
         debug_assert_ne!(before, 0, "a lease was given back twice");
+    }
+
+    /// Counts clients that a bound on the load led to another backend than their hash.
+    pub(super) fn spills(&self) -> &AtomicU64 {
+        &self.held.spills
     }
 
     pub(super) fn queue(&self) -> &Arc<Queue> {
@@ -96,8 +120,58 @@ impl Table {
         &self.budget
     }
 
-    pub(super) fn ejecting(&self) -> MutexGuard<'_, ()> {
-        self.ejecting.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Changes of state happen one after the other.
+    pub(super) fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To be told after a backend's state changed.
+    pub(super) fn changed(&self) {
+        self.conditions.changes.fetch_add(1, Release);
+    }
+
+    /// How often states have changed.
+    #[inline]
+    pub(super) fn changes(&self) -> u64 {
+        self.conditions.changes.load(Acquire)
+    }
+
+    /// Which shares of their weights the backends have; `None`, as nearly always: all of it.
+    #[inline]
+    pub(super) fn shares(&self, slow_start: Duration, now: Moment) -> Option<Shares> {
+        if now.as_micros() >= self.conditions.shares_until.load(Relaxed) {
+            return None;
+        }
+        let percent_max = self.conditions.percent_max.load(Relaxed);
+        Some(Shares::new(slow_start, percent_max))
+    }
+
+    /// A slow start was arranged that ends at `until`. Called under the lock of changes.
+    pub(super) fn ramp_until(&self, until: Moment) {
+        let shares_until = &self.conditions.shares_until;
+        shares_until.fetch_max(until.as_micros(), Relaxed);
+    }
+
+    /// Works out again which shares are not whole, of the backends that are in a pool. Called
+    /// under the lock of changes.
+    pub(super) fn settle_shares(&self, slow_start: Duration) {
+        let (mut ramps_until, mut percent_max, mut changed) = (Moment::ZERO, 0, false);
+        self.book().for_each_used(|chunk, slot| {
+            let word = chunk.hot(slot).load();
+            if word.ramps() {
+                let end = chunk.counters(slot).ramp_since() + slow_start;
+                ramps_until = ramps_until.max(end);
+            }
+            percent_max = percent_max.max(word.percent());
+            changed |= word.percent() != 100;
+        });
+        let until = if changed {
+            u64::MAX
+        } else {
+            ramps_until.as_micros()
+        };
+        self.conditions.percent_max.store(percent_max, Relaxed);
+        self.conditions.shares_until.store(until, Relaxed);
     }
 
     /// Every change of the book is complete before anything that could panic.
@@ -109,7 +183,10 @@ impl Table {
 /// On cache lines of its own: every lease changes it.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct Held(AtomicU32);
+struct Held {
+    leases: AtomicU32,
+    spills: AtomicU64,
+}
 
 /// Which slot is whose; read and written when pools come and go only.
 #[derive(Debug, Default)]
@@ -160,6 +237,9 @@ impl Book {
         if absent || probed == (verdict == Verdict::Unprobed) {
             hot.set_verdict(first_verdict(probed));
         }
+        if absent {
+            hot.set_joined(true);
+        }
         slot
     }
 
@@ -173,7 +253,12 @@ impl Book {
             None => self.append(),
         };
         let index = slot as usize;
-        self.chunks[index / CHUNK_SLOTS].begin(index % CHUNK_SLOTS, first_verdict(probed));
+        self.chunks[index / CHUNK_SLOTS].begin(
+            index % CHUNK_SLOTS,
+            first_verdict(probed),
+            // With the first pool all are new, and nobody is spared for the others' sake.
+            self.generation > 1,
+        );
         let (name, identity) = key.clone();
         self.entries[index] = Entry {
             name,
@@ -183,6 +268,15 @@ impl Book {
         };
         self.known.insert(key, slot);
         slot
+    }
+
+    /// Every slot that is in a pool.
+    fn for_each_used(&self, mut look: impl FnMut(&Chunk, usize)) {
+        for (index, entry) in self.entries.iter().enumerate() {
+            if entry.pools > 0 {
+                look(&self.chunks[index / CHUNK_SLOTS], index % CHUNK_SLOTS);
+            }
+        }
     }
 
     fn append(&mut self) -> u32 {

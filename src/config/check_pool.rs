@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use crate::balance::health::Ejection;
-use crate::balance::policy::PolicyKind;
+use crate::balance::ejection::Ejection;
+use crate::balance::key::HashKey;
+use crate::balance::policy::{Cost, PolicyKind};
 use crate::base::addr::Endpoint;
 use crate::config::address;
 use crate::config::check_health;
@@ -17,28 +18,28 @@ use crate::config::settings::{Backend, Drain, Health, Pool, Queue};
 const RETRIES_MAX: u32 = 16;
 /// Percent; ten times as many retries as connections is more than `retries` allows anyway.
 const RETRY_BUDGET_MAX: u32 = 1000;
+/// Percent; ten times the mean is hardly a bound any more.
+const HASH_BALANCE_FACTOR_MAX: u16 = 1000;
 /// Shorter waits are busy loops.
 const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 
 pub(crate) fn pool(table: &Reader<'_>) -> (Option<Found<String>>, Pool) {
     let name = table.required("name", "a string", names::name);
-    let policies = [
-        ("round_robin", PolicyKind::RoundRobin),
-        ("weighted_round_robin", PolicyKind::RoundRobin),
-        ("least_connections", PolicyKind::LeastConnections),
-        ("ip_hash", PolicyKind::IpHash),
-        ("random", PolicyKind::Random),
-        ("two_choices", PolicyKind::TwoChoices),
-        ("failover", PolicyKind::Failover),
-    ];
-    table.choice("hash_key", &[("source_ip", ())], &["source_ip_port", "sni"]);
+    let mut policies = PolicyKind::ALL.map(|kind| (kind.as_str(), kind)).to_vec();
+    policies.insert(1, ("weighted_round_robin", PolicyKind::RoundRobin));
+    // Its key is there; what lacks is a listener that reads the name.
+    let hash_keys = [HashKey::SourceIp, HashKey::SourceIpPort].map(|key| (key.as_str(), key));
     let health = check_health::health(&table.table("health"));
     let pool = Pool {
         name: name
             .as_ref()
             .map(|name| name.value.clone())
             .unwrap_or_default(),
-        policy: table.choice("policy", &policies, &["least_latency", "lowest_cost"]),
+        policy: table.choice("policy", &policies, &[]),
+        hash_key: table.choice("hash_key", &hash_keys, &[HashKey::Sni.as_str()]),
+        hash_balance_factor: hash_balance_factor(table),
+        slow_start: table.duration("slow_start", Duration::ZERO),
+        panic_threshold: table.number("panic_threshold", 0..=100),
         connect_timeout: table.duration("connect_timeout", TIMEOUT_MIN),
         retries: table.number("retries", 0..=RETRIES_MAX),
         retry_budget: table.number("retry_budget", 0..=RETRY_BUDGET_MAX),
@@ -52,6 +53,22 @@ pub(crate) fn pool(table: &Reader<'_>) -> (Option<Found<String>>, Pool) {
     };
     note_rebalance_in_vain(table, &pool);
     (name, pool)
+}
+
+/// At 100 percent or less not all connections would have a place.
+fn hash_balance_factor(table: &Reader<'_>) -> u16 {
+    let factor = table.number("hash_balance_factor", 0..=HASH_BALANCE_FACTOR_MAX);
+    if (1..=100).contains(&factor) {
+        let wrong = Wrong::new(
+            format!("`hash_balance_factor` is {factor}, not above 100"),
+            format!(
+                "percent of the mean load, 101 to {HASH_BALANCE_FACTOR_MAX}; 0 = no bound; the \
+                 default is hash_balance_factor = 125"
+            ),
+        );
+        table.note(&table.place_of_value("hash_balance_factor"), wrong);
+    }
+    factor
 }
 
 /// Where the policy has one place for each client, who connects again is sent there again.
@@ -88,6 +105,9 @@ fn ejection(table: &Reader<'_>) -> Ejection {
         base: table.duration("base", TIMEOUT_MIN),
         max: table.duration("max", TIMEOUT_MIN),
         max_percent: table.number("max_percent", 0..=100),
+        early_resets: table.number("early_resets", 0..=u32::MAX),
+        early_reset_within: table.duration("early_reset_within", TIMEOUT_MIN),
+        empty_closes: table.number("empty_closes", 0..=u32::MAX),
     };
     if ejection.base > ejection.max {
         let wrong = Wrong::new(
@@ -139,6 +159,7 @@ fn backend(table: &Reader<'_>) -> (Option<Found<String>>, Option<Backend>) {
         table.number("priority", 0..=u16::MAX),
     );
     let max_connections = table.number("max_connections", 0..=u32::MAX);
+    let cost = table.decimal("cost", "a finite number of 0 or more", Cost::new);
     let backend = address.map(|address| Backend {
         name: name
             .as_ref()
@@ -147,6 +168,7 @@ fn backend(table: &Reader<'_>) -> (Option<Found<String>>, Option<Backend>) {
         address: address.value,
         weight,
         priority,
+        cost,
         max_connections,
     });
     (name, backend)

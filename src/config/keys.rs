@@ -43,6 +43,8 @@ pub(crate) enum Kind {
     Flag(bool),
     /// Has an array of strings, by default an empty one.
     List,
+    /// Has a number with or without a fraction, with this default, as TOML.
+    Decimal(&'static str),
     Section(&'static Section),
     /// Known, but not built yet: only this value, which asks for nothing, is accepted.
     NotYet(Off),
@@ -54,8 +56,6 @@ pub(crate) enum Off {
     /// There is none: the key itself asks for something.
     Never,
     Text(&'static str),
-    Duration(&'static str),
-    Zero,
     EmptyArray,
 }
 
@@ -141,6 +141,9 @@ pub(crate) static POOL: Section = Section {
         number("retries", 2),
         number("retry_budget", 50),
         number("max_connections", 0),
+        number("hash_balance_factor", 125),
+        text("slow_start", "0s"),
+        number("panic_threshold", 0),
         section("queue", &QUEUE),
         section("drain", &DRAIN),
         number("rebalance", 0),
@@ -149,8 +152,6 @@ pub(crate) static POOL: Section = Section {
         section("backend", &BACKEND),
         not_yet("send_proxy", Off::Text("off")),
         not_yet("tls", Off::Never),
-        not_yet("slow_start", Off::Duration("0s")),
-        not_yet("panic_threshold", Off::Zero),
         not_yet("discover", Off::EmptyArray),
     ],
 };
@@ -163,6 +164,9 @@ pub(crate) static EJECTION: Section = Section {
         text("base", "5s"),
         text("max", "60s"),
         number("max_percent", 50),
+        number("early_resets", 0),
+        text("early_reset_within", "1s"),
+        number("empty_closes", 0),
     ],
 };
 
@@ -238,7 +242,7 @@ pub(crate) static BACKEND: Section = Section {
         number("weight", 1),
         number("priority", 0),
         number("max_connections", 0),
-        not_yet("cost", Off::Zero),
+        decimal("cost", "0.0"),
     ],
 };
 
@@ -281,6 +285,13 @@ const fn list(name: &'static str) -> Key {
     Key {
         name,
         kind: Kind::List,
+    }
+}
+
+const fn decimal(name: &'static str, default: &'static str) -> Key {
+    Key {
+        name,
+        kind: Kind::Decimal(default),
     }
 }
 
@@ -347,6 +358,7 @@ impl Key {
             Kind::Number(default) => format!("{} = {default}", self.name),
             Kind::Flag(default) => format!("{} = {default}", self.name),
             Kind::List => format!("{} = []", self.name),
+            Kind::Decimal(default) => format!("{} = {default}", self.name),
             Kind::Section(section) => section.header(),
             Kind::NotYet(_) => self.name.to_owned(),
         }
@@ -397,6 +409,7 @@ mod tests {
                     Kind::Required(_) | Kind::Optional(_) => format!("{} = ", key.name),
                     Kind::Text(_)
                     | Kind::Number(_)
+                    | Kind::Decimal(_)
                     | Kind::Flag(_)
                     | Kind::List
                     | Kind::NotYet(_) => key.example(),

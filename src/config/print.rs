@@ -4,9 +4,8 @@ use std::fmt::Write;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::balance::health::Ejection;
+use crate::balance::ejection::Ejection;
 use crate::balance::networks::Network;
-use crate::balance::policy::PolicyKind;
 use crate::balance::sources::SourceLimits;
 use crate::config::duration;
 use crate::config::expand;
@@ -91,8 +90,11 @@ fn print_listener(out: &mut Text, listener: &Listener, pool: &str) {
 fn print_pool(out: &mut Text, pool: &Pool) {
     out.header("[[pool]]");
     out.string("name", &pool.name);
-    out.string("policy", policy(pool.policy));
-    out.string("hash_key", "source_ip");
+    out.string("policy", pool.policy.as_str());
+    out.string("hash_key", pool.hash_key.as_str());
+    out.line("hash_balance_factor", pool.hash_balance_factor);
+    out.duration("slow_start", pool.slow_start);
+    out.line("panic_threshold", pool.panic_threshold);
     out.duration("connect_timeout", pool.connect_timeout);
     out.line("retries", pool.retries);
     out.line("retry_budget", pool.retry_budget);
@@ -209,6 +211,8 @@ fn print_backend(out: &mut Text, backend: &Backend) {
     out.string("address", &backend.address.to_string());
     out.line("weight", backend.weight);
     out.line("priority", backend.priority);
+    // With its point, which makes it a float.
+    out.line("cost", format_args!("{:?}", backend.cost.as_f64()));
     out.line("max_connections", backend.max_connections);
 }
 
@@ -222,24 +226,17 @@ fn level(level: LogLevel) -> &'static str {
     }
 }
 
-fn policy(policy: PolicyKind) -> &'static str {
-    match policy {
-        PolicyKind::RoundRobin => "round_robin",
-        PolicyKind::LeastConnections => "least_connections",
-        PolicyKind::IpHash => "ip_hash",
-        PolicyKind::Random => "random",
-        PolicyKind::TwoChoices => "two_choices",
-        PolicyKind::Failover => "failover",
-    }
-}
-
 fn ejection(ejection: &Ejection) -> String {
     format!(
-        "{{ connect_failures = {}, base = {}, max = {}, max_percent = {} }}",
+        "{{ connect_failures = {}, base = {}, max = {}, max_percent = {}, early_resets = {}, \
+         early_reset_within = {}, empty_closes = {} }}",
         ejection.connect_failures,
         quoted(&duration::format(ejection.base)),
         quoted(&duration::format(ejection.max)),
         ejection.max_percent,
+        ejection.early_resets,
+        quoted(&duration::format(ejection.early_reset_within)),
+        ejection.empty_closes,
     )
 }
 

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
-use crate::config::duration;
 use crate::config::expand::Env;
 use crate::config::keys::{Kind, Off, ROOT, Section, Shape};
 use crate::config::ledger::{Ledger, Place, Wrong};
@@ -92,14 +91,11 @@ impl<'a> Reader<'a> {
                 None => self.note(&place, self.unknown_key(name.get_ref())),
                 Some(Kind::NotYet(off)) if !self.is_off(off, value) => {
                     let hint = match off {
-                        Off::Text(text) | Off::Duration(text) => {
+                        Off::Text(text) => {
                             format!(
                                 "leave it out; only {name} = {text:?} is accepted",
                                 name = name.get_ref()
                             )
-                        }
-                        Off::Zero => {
-                            format!("leave it out; only {} = 0 is accepted", name.get_ref())
                         }
                         Off::EmptyArray | Off::Never => "leave it out".to_owned(),
                     };
@@ -123,11 +119,6 @@ impl<'a> Reader<'a> {
     fn is_off(&self, off: &Off, value: &Spanned<DeValue<'_>>) -> bool {
         match (off, value.get_ref()) {
             (Off::Text(text), DeValue::String(found)) => found == text,
-            (Off::Duration(text), DeValue::String(found)) => {
-                duration::parse(found) == duration::parse(text)
-            }
-            (Off::Zero, DeValue::Integer(found)) => integer(found) == Some(0),
-            (Off::Zero, DeValue::Float(found)) => found.as_str().parse() == Ok(0.0),
             (Off::EmptyArray, DeValue::Array(found)) => found.is_empty(),
             _ => false,
         }

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
-use crate::balance::health::{Damping, Ejection, Thresholds};
+use crate::balance::ejection::Ejection;
+use crate::balance::health::{Damping, Thresholds};
+use crate::balance::key::HashKey;
 use crate::balance::networks::Network;
-use crate::balance::policy::PolicyKind;
+use crate::balance::policy::{Cost, PolicyKind};
 use crate::balance::sources::SourceLimits;
 use crate::base::addr::Endpoint;
 pub use crate::observe::access::Target as AccessTarget;
@@ -87,6 +89,16 @@ impl NetworkList {
 pub struct Pool {
     pub name: String,
     pub policy: PolicyKind,
+    /// What the policy `ip_hash` goes by.
+    pub hash_key: HashKey,
+    /// Largest load of a backend with `ip_hash`, in percent of the mean by weight, 101..=1000;
+    /// 0 = no bound.
+    pub hash_balance_factor: u16,
+    /// How long a backend takes to have all of its weight again; zero = it has it at once.
+    pub slow_start: Duration,
+    /// Percent of backends available below which those known to be down are used too, 0..=100;
+    /// 0 = never.
+    pub panic_threshold: u8,
     /// Time for all tries of one client together, more than zero.
     pub connect_timeout: Duration,
     /// Further backends tried after the first, 0..=16.
@@ -134,6 +146,7 @@ pub struct Backend {
     pub weight: u16,
     /// Lower first.
     pub priority: u16,
+    pub cost: Cost,
     /// 0 = no limit.
     pub max_connections: u32,
 }

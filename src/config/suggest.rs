@@ -33,12 +33,12 @@ pub(crate) fn for_key(section: &Section, name: &str) -> String {
         return format!("`{name}` {once}");
     }
     let dashes_undone = name.replace('-', "_").to_ascii_lowercase();
+    if let Some(meant) = other_word(&dashes_undone).filter(|meant| section.key(meant).is_some()) {
+        return format!("lbd calls it `{meant}`");
+    }
     let known = section.keys.iter().map(|key| key.name);
     if let Some(meant) = nearest(&dashes_undone, known) {
         return format!("did you mean `{meant}`?");
-    }
-    if let Some(meant) = other_word(&dashes_undone).filter(|meant| section.key(meant).is_some()) {
-        return format!("lbd calls it `{meant}`");
     }
     let known = section
         .keys
@@ -136,7 +136,7 @@ mod tests {
             (
                 &BACKEND,
                 "colour",
-                "known keys: name, address, weight, priority, max_connections",
+                "known keys: name, address, weight, priority, max_connections, cost",
             ),
         ];
         for (section, name, hint) in cases {

@@ -232,6 +232,38 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// A number with or without a fraction that `parse` takes; a mistake is noted, with what would
+    /// be right, and the default taken.
+    pub(crate) fn decimal<T>(
+        &self,
+        name: &str,
+        right: &str,
+        parse: impl Fn(f64) -> Option<T>,
+    ) -> T {
+        let written = self.get(name).and_then(|value| {
+            let Some(number) = decimal(value.get_ref()) else {
+                self.note_type(name, value, "a number");
+                return None;
+            };
+            let parsed = parse(number);
+            if parsed.is_none() {
+                let message = format!("`{name}` is {number}, not {right}");
+                let hint = format!("the default is {}", self.example(name));
+                self.note(&self.place_of(value), Wrong::new(message, hint));
+            }
+            parsed
+        });
+        written.unwrap_or_else(|| {
+            let Kind::Decimal(default) = self.kind(name) else {
+                panic!("{name} has no default decimal")
+            };
+            let number = default.parse().ok();
+            number
+                .and_then(parse)
+                .expect("the defaults of the key table are valid")
+        })
+    }
+
     /// The word given, or an integer within the range.
     pub(crate) fn word_or_number(
         &self,
@@ -277,6 +309,7 @@ impl<'a> Reader<'a> {
                 let inner = self.table(name);
                 section.keys.iter().all(|key| inner.is_default(key.name))
             }
+            (Some(value), Kind::Decimal(default)) => decimal(value) == default.parse().ok(),
             _ => false,
         }
     }
@@ -313,5 +346,13 @@ impl<'a> Reader<'a> {
             value: value.into_owned(),
             place,
         })
+    }
+}
+
+fn decimal(value: &DeValue<'_>) -> Option<f64> {
+    match value {
+        DeValue::Float(number) => number.as_str().parse().ok(),
+        DeValue::Integer(number) => integer(number).map(|number| number as f64),
+        _ => None,
     }
 }

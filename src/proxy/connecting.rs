@@ -398,7 +398,7 @@ impl Connecting {
             begun_at,
             ..
         } = tried;
-        lease.connected();
+        lease.connected(cx.now, cx.now.since(begun_at));
         backend.writable = true;
         Outcome::Connected(Connected {
             client: self.client,
@@ -425,7 +425,7 @@ impl Connecting {
         });
         self.last_error = Some(error);
         if !error.is_local() {
-            lease.connect_failed(cx.now);
+            lease.connect_failed(cx.now, cx.now.since(begun_at));
         }
     }
 
@@ -493,9 +493,9 @@ mod tests {
 
     use super::*;
     use crate::balance::chance::Chance;
-    use crate::balance::health::Ejection;
-    use crate::balance::key::HashSeed;
-    use crate::balance::policy::PolicyKind;
+    use crate::balance::ejection::Ejection;
+    use crate::balance::key::{HashKey, HashSeed};
+    use crate::balance::policy::{Cost, PolicyKind};
     use crate::balance::pool::{Member, Pool, PoolSpec};
     use crate::balance::queue::Wake;
     use crate::balance::table::Table;
@@ -529,6 +529,7 @@ mod tests {
             target: address,
             weight: 1,
             priority: 0,
+            cost: Cost::FREE,
             max_connections: 0,
         };
         let second = Duration::from_secs(1);
@@ -540,14 +541,21 @@ mod tests {
                 base: second,
                 max: second,
                 max_percent: 50,
+                early_resets: 0,
+                early_reset_within: second,
+                empty_closes: 0,
             },
+            hash_balance_factor: 0,
+            slow_start: Duration::ZERO,
+            panic_threshold: 0,
+            failure_latency: second,
             probed: false,
             seed: String::new(),
             max_connections: 0,
             members: vec![member],
         };
         Arc::new(Upstream {
-            pool: Arc::new(Pool::new(spec, Table::new())),
+            pool: Arc::new(Pool::new(spec, Table::new(), Moment::ZERO)),
             connect_timeout: second,
             retries: 0,
             retry_budget: 0,
@@ -562,6 +570,7 @@ mod tests {
             },
             rebalance: 0,
             seed: HashSeed::new(""),
+            hash_key: HashKey::SourceIp,
             newest: Arc::default(),
         })
     }

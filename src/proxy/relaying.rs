@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use super::connecting::Connected;
-use crate::balance::pool::Lease;
+use crate::balance::pool::{Lease, SessionEnd};
 use crate::base::addr::Endpoint;
 use crate::base::clock::Moment;
+use crate::base::ending::Termination;
 use crate::base::wheel::TICK;
 use crate::observe::access::FailedTry;
 use crate::relay::duplex::Duplex;
@@ -19,6 +20,8 @@ pub(super) struct Relaying {
     pub(super) connect: Duration,
     pub(super) connected_at: Moment,
     pub(super) first_byte: Option<Duration>,
+    /// When the client's first byte had gone to the backend, which could answer from then on.
+    asked_at: Option<Moment>,
     /// Bytes already added to the backend's totals, to it and to the client.
     pub(super) reported: (u64, u64),
     /// What both peers had acknowledged at the last look, when that last grew, and when that
@@ -58,6 +61,7 @@ impl Relaying {
             connect: took,
             connected_at: now,
             first_byte: None,
+            asked_at: None,
             reported: (0, 0),
             acknowledged: 0,
             progress_at: now,
@@ -65,6 +69,34 @@ impl Relaying {
             settled: false,
             alarm_for: None,
         }
+    }
+
+    /// To be called when bytes may have moved: looks for the backend's first.
+    pub(super) fn note_first_byte(&mut self, now: Moment) {
+        if self.first_byte.is_some() {
+            return;
+        }
+        if self.duplex.bytes_to_client() > 0 {
+            self.first_byte = Some(now.since(self.connected_at));
+            // A client that connects long before it speaks does not make its backend slow.
+            let since = self.asked_at.unwrap_or(self.connected_at);
+            self.lease.first_byte(now, now.since(since));
+        } else if self.asked_at.is_none() && self.duplex.bytes_to_backend() > 0 {
+            self.asked_at = Some(now);
+        }
+    }
+
+    /// Tells the pool how the session ended.
+    pub(super) fn report_end(&self, termination: Termination, now: Moment) {
+        self.lease.ended(
+            now,
+            SessionEnd {
+                termination,
+                lived: now.since(self.connected_at),
+                bytes_to_backend: self.duplex.bytes_to_backend(),
+                bytes_to_client: self.duplex.bytes_to_client(),
+            },
+        );
     }
 
     /// Backends tried, the one that was connected to among them.

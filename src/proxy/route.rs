@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use super::admission::Gate;
-use crate::balance::key::HashSeed;
+use crate::balance::key::{HashKey, HashSeed};
 use crate::balance::pool::Pool;
 use crate::base::addr::{ClientAddr, Endpoint};
 use crate::base::ending::Termination;
@@ -49,6 +49,8 @@ pub struct Upstream {
     /// Idle sessions moved each second when a backend comes; 0 = none.
     pub rebalance: u32,
     pub seed: HashSeed,
+    /// What of a client the hash is taken of.
+    pub hash_key: HashKey,
     /// The same pool as the newest configuration has it.
     pub newest: Arc<Newest>,
 }
@@ -79,10 +81,11 @@ impl Upstream {
         self.newest.find().unwrap_or_else(|| self.clone())
     }
 
-    /// What a source-hash policy goes by. Clients on unix sockets are all one source.
+    /// What a hash policy goes by. Clients on unix sockets are all one source.
     pub fn key(&self, client: ClientAddr) -> u64 {
         match client {
-            ClientAddr::Ip(addr) => self.seed.source_ip(addr.ip()),
+            // No listener reads the name a client asks for yet; the configuration says so.
+            ClientAddr::Ip(addr) => self.seed.key(self.hash_key, addr, None),
             ClientAddr::Unix => 0,
         }
     }

@@ -244,9 +244,7 @@ impl Session {
             return Next::Over;
         };
         let step = relaying.duplex.advance(&mut cx.tools, cx.poller, cx.now);
-        if relaying.first_byte.is_none() && relaying.duplex.bytes_to_client() > 0 {
-            relaying.first_byte = Some(cx.now.since(relaying.connected_at));
-        }
+        relaying.note_first_byte(cx.now);
         match step {
             Step::Waits => {
                 // The alarm that stands may be that of the connect, or the look at a session
@@ -339,6 +337,7 @@ impl Session {
         };
         relaying.duplex.release(&mut cx.tools);
         relaying.report_bytes();
+        relaying.report_end(termination, cx.now);
         let duplex = &relaying.duplex;
         self.account.close(
             Closing {

@@ -438,7 +438,7 @@ impl Control {
             return false;
         };
         let wish = self.probing.operator_wishes(pool.name(), backend, wish);
-        pool.set_wish(index, wish);
+        pool.set_wish(index, wish, Moment::now());
         true
     }
 

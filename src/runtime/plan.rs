@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::shared::{BindId, Snapshot};
 use crate::balance::key::HashSeed;
@@ -14,6 +15,9 @@ use crate::base::clock::Moment;
 use crate::config::settings::{self, Probe, Settings};
 use crate::proxy::admission::Gate;
 use crate::proxy::route::{Limits, Newest, Route, Tally, Upstream};
+
+/// A failure counts as no less with `least_latency`, however soon connects are given up.
+const FAILURE_LATENCY_MIN: Duration = Duration::from_secs(1);
 
 /// Live records by name; they carry counters, verdicts and limits over a reload.
 #[derive(Debug, Default)]
@@ -139,12 +143,17 @@ fn upstream(pool: &settings::Pool, seed: &str, registry: &mut Registry) -> Arc<U
         target: backend.address.clone(),
         weight: backend.weight,
         priority: backend.priority,
+        cost: backend.cost,
         max_connections: backend.max_connections,
     });
     let spec = PoolSpec {
         name: pool.name.clone(),
         policy: pool.policy,
+        hash_balance_factor: pool.hash_balance_factor,
         ejection: pool.ejection,
+        slow_start: pool.slow_start,
+        panic_threshold: pool.panic_threshold,
+        failure_latency: pool.connect_timeout.max(FAILURE_LATENCY_MIN),
         probed: pool.health.probe != Probe::None,
         seed: seed.to_owned(),
         max_connections: pool.max_connections,
@@ -156,7 +165,7 @@ fn upstream(pool: &settings::Pool, seed: &str, registry: &mut Registry) -> Arc<U
         .or_default()
         .clone();
     let upstream = Arc::new(Upstream {
-        pool: Arc::new(Pool::new(spec, table)),
+        pool: Arc::new(Pool::new(spec, table, Moment::now())),
         connect_timeout: pool.connect_timeout,
         retries: pool.retries,
         retry_budget: pool.retry_budget,
@@ -164,6 +173,7 @@ fn upstream(pool: &settings::Pool, seed: &str, registry: &mut Registry) -> Arc<U
         drain: pool.drain,
         rebalance: pool.rebalance,
         seed: HashSeed::new(seed),
+        hash_key: pool.hash_key,
         newest: newest.clone(),
     });
     newest.set(&upstream);

@@ -189,7 +189,7 @@ impl Task {
     fn assert_verdict(&self, pool: &Pool<Endpoint>, index: usize) {
         let verdict = lock(&self.standing).verdict();
         if pool.live(index).verdict() != verdict {
-            pool.set_verdict(index, verdict);
+            pool.set_verdict(index, verdict, Moment::now());
         }
     }
 
@@ -197,9 +197,11 @@ impl Task {
     fn forget_agent(&self) {
         let mut standing = lock(&self.standing);
         if standing.forget_agent() {
-            self.pool.set_verdict(self.index, standing.verdict());
-            self.pool.set_wish(self.index, standing.wish());
-            set_weight_percent(&self.pool, self.index, standing.percent());
+            self.pool
+                .set_verdict(self.index, standing.verdict(), Moment::now());
+            self.pool
+                .set_wish(self.index, standing.wish(), Moment::now());
+            self.pool.set_weight_percent(self.index, standing.percent());
         }
     }
 }
@@ -280,10 +282,10 @@ impl Prober {
         let mut standing = lock(&self.standing);
         let before = standing.verdict();
         standing.probe = verdict;
-        let now = standing.verdict();
-        self.pool.set_verdict(self.index, now);
-        if now != before {
-            self.tell(now, detail);
+        let after = standing.verdict();
+        self.pool.set_verdict(self.index, after, Moment::now());
+        if after != before {
+            self.tell(after, detail);
         }
     }
 
@@ -322,25 +324,26 @@ impl Prober {
         for change in changes {
             match change {
                 AgentChange::Serves => {
-                    let now = standing.verdict();
-                    self.pool.set_verdict(self.index, now);
+                    let after = standing.verdict();
+                    self.pool.set_verdict(self.index, after, Moment::now());
                     let detail = match standing.agent_says_down() {
                         Some(said) => format!("agent says down: {said}"),
                         None => "agent says up".to_owned(),
                     };
-                    if now != before {
-                        self.tell(now, &detail);
+                    if after != before {
+                        self.tell(after, &detail);
                     } else {
                         tracing::info!(pool, backend, detail, "agent changed its mind");
                     }
                 }
                 AgentChange::Wish => {
-                    self.pool.set_wish(self.index, standing.wish());
+                    self.pool
+                        .set_wish(self.index, standing.wish(), Moment::now());
                     let says = standing.agent_wish_word();
                     tracing::info!(pool, backend, says, "agent changed its mind");
                 }
                 AgentChange::Percent => {
-                    set_weight_percent(&self.pool, self.index, standing.percent());
+                    self.pool.set_weight_percent(self.index, standing.percent());
                     // Agents tell their load by it, at each answer anew.
                     let percent = standing.percent();
                     tracing::debug!(pool, backend, percent, "agent changed the weight");
@@ -370,11 +373,6 @@ impl Prober {
         }
     }
 }
-
-/// The share of its configured weight that an agent gives a backend.
-///
-/// The pool cannot take it yet; 0 % is a wish for drain in [`Standing`], so that much works.
-fn set_weight_percent(_pool: &Pool<Endpoint>, _index: usize, _percent: u16) {}
 
 fn lock(standing: &Mutex<Standing>) -> MutexGuard<'_, Standing> {
     standing.lock().unwrap_or_else(PoisonError::into_inner)

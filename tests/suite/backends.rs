@@ -321,6 +321,30 @@ fn a_backend_that_came_back_is_used_again_when_its_time_out_is_over() {
     });
 }
 
+/// What connected sessions meet reaches the pool.
+#[test]
+fn a_backend_that_breaks_sessions_off_is_ejected_where_that_is_asked_for() {
+    for rule in ["empty_closes = 2", "early_resets = 2"] {
+        let resets = rule.starts_with("early");
+        let bad = Backend::serving(sockets::listen_with(Options::default()), move |socket| {
+            if resets {
+                sockets::reset(&socket);
+            }
+        });
+        let good = Backend::echo();
+        let setup = Setup::over(&[bad.address, good.address])
+            .pool(&format!("ejection = {{ {rule}, base = \"60s\" }}"));
+        let balancer = Balancer::start(&setup);
+        wait::until("it is ejected", || {
+            let mut client = TcpStream::connect(balancer.address()).unwrap();
+            client.set_read_timeout(Some(ms(100))).unwrap();
+            let _ = client.read(&mut [0]);
+            let state = balancer.state().pools[0].backends[0].state;
+            state == lbd::balance::backend::State::Ejected
+        });
+    }
+}
+
 /// Programs that a killed test leaves behind would be found by this: a helper ends with its test.
 #[test]
 fn a_helper_is_gone_with_the_test_that_started_it() {

@@ -5,9 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use lbd::balance::health::{Damping, Ejection, Thresholds};
+use lbd::balance::ejection::Ejection;
+use lbd::balance::health::{Damping, Thresholds};
+use lbd::balance::key::HashKey;
 use lbd::balance::networks::{Network, Networks};
-use lbd::balance::policy::PolicyKind;
+use lbd::balance::policy::{Cost, PolicyKind};
 use lbd::balance::sources::{Prefixes, Rate, SourceLimits};
 use lbd::base::addr::Endpoint;
 use lbd::config::certificates::system_roots;
@@ -114,6 +116,10 @@ fn the_least_configuration_has_every_default() {
         [Pool {
             name: "out".to_owned(),
             policy: PolicyKind::RoundRobin,
+            hash_key: HashKey::SourceIp,
+            hash_balance_factor: 125,
+            slow_start: Duration::ZERO,
+            panic_threshold: 0,
             connect_timeout: Duration::from_secs(2),
             retries: 2,
             retry_budget: 50,
@@ -133,6 +139,9 @@ fn the_least_configuration_has_every_default() {
                 base: Duration::from_secs(5),
                 max: Duration::from_secs(60),
                 max_percent: 50,
+                early_resets: 0,
+                early_reset_within: Duration::from_secs(1),
+                empty_closes: 0,
             },
             health: Health {
                 probe: Probe::Tcp,
@@ -155,6 +164,7 @@ fn the_least_configuration_has_every_default() {
                 address: Endpoint::Tcp("127.0.0.1:9001".parse().unwrap()),
                 weight: 1,
                 priority: 0,
+                cost: Cost::FREE,
                 max_connections: 0,
             }],
         }]
@@ -303,7 +313,7 @@ const ONE_MISTAKE: &[(&str, &str, &str)] = &[
     (
         "[[pool]]",
         "colour = 1",
-        "1:1 unknown key `colour` in [[pool]] \"out\" | known keys: name, policy, hash_key, connect_timeout, retries, retry_budget, max_connections, queue, drain, rebalance, ejection, health, backend",
+        "1:1 unknown key `colour` in [[pool]] \"out\" | known keys: name, policy, hash_key, connect_timeout, retries, retry_budget, max_connections, hash_balance_factor, slow_start, panic_threshold, queue, drain, rebalance, ejection, health, backend",
     ),
     (
         "[[pool]]",
@@ -409,8 +419,8 @@ const ONE_MISTAKE: &[(&str, &str, &str)] = &[
     ),
     (
         "[[pool]]",
-        "slow_start = \"1s\"",
-        "1:1 `slow_start` is not supported by this version of lbd yet | leave it out; only slow_start = \"0s\" is accepted",
+        "slow_start = 30",
+        "1:14 `slow_start` is an integer, expected a duration in quotes | for example slow_start = \"0s\"",
     ),
     (
         "[[pool]]",
@@ -419,8 +429,23 @@ const ONE_MISTAKE: &[(&str, &str, &str)] = &[
     ),
     (
         "[[pool]]",
-        "panic_threshold = 10",
-        "1:1 `panic_threshold` is not supported by this version of lbd yet | leave it out; only panic_threshold = 0 is accepted",
+        "panic_threshold = 101",
+        "1:19 `panic_threshold` is 101, not within 0 to 100 | the default is panic_threshold = 0",
+    ),
+    (
+        "[[pool]]",
+        "hash_balance_factor = 100",
+        "1:23 `hash_balance_factor` is 100, not above 100 | percent of the mean load, 101 to 1000; 0 = no bound; the default is hash_balance_factor = 125",
+    ),
+    (
+        "[[pool]]",
+        "hash_balance_factor = 1001",
+        "1:23 `hash_balance_factor` is 1001, not within 0 to 1000 | the default is hash_balance_factor = 125",
+    ),
+    (
+        "[[pool]]",
+        "ejection = { early_reset_within = \"0s\" }",
+        "1:35 `early_reset_within` is \"0s\", too short | at least \"1ms\"; the default is early_reset_within = \"1s\"",
     ),
     (
         "[[pool]]",
@@ -439,13 +464,13 @@ const ONE_MISTAKE: &[(&str, &str, &str)] = &[
     ),
     (
         "[[pool]]",
-        "policy = \"least_latency\"",
-        "1:10 `policy = \"least_latency\"` is not supported by this version of lbd yet | allowed: \"round_robin\", \"weighted_round_robin\", \"least_connections\", \"ip_hash\", \"random\", \"two_choices\", \"failover\"",
+        "policy = \"least_latencies\"",
+        "1:10 `policy` cannot be \"least_latencies\" | did you mean \"least_latency\"? allowed: \"round_robin\", \"weighted_round_robin\", \"least_connections\", \"ip_hash\", \"random\", \"two_choices\", \"least_latency\", \"lowest_cost\", \"failover\"",
     ),
     (
         "[[pool]]",
         "hash_key = \"sni\"",
-        "1:12 `hash_key = \"sni\"` is not supported by this version of lbd yet | allowed: \"source_ip\"",
+        "1:12 `hash_key = \"sni\"` is not supported by this version of lbd yet | allowed: \"source_ip\", \"source_ip_port\"",
     ),
     (
         "[pool.health]",
@@ -464,8 +489,23 @@ const ONE_MISTAKE: &[(&str, &str, &str)] = &[
     ),
     (
         "[[pool.backend]]",
-        "cost = 0.5",
-        "1:1 `cost` is not supported by this version of lbd yet | leave it out; only cost = 0 is accepted",
+        "cost = -0.5",
+        "1:8 `cost` is -0.5, not a finite number of 0 or more | the default is cost = 0.0",
+    ),
+    (
+        "[[pool.backend]]",
+        "cost = inf",
+        "1:8 `cost` is inf, not a finite number of 0 or more | the default is cost = 0.0",
+    ),
+    (
+        "[[pool.backend]]",
+        "cost = nan",
+        "1:8 `cost` is NaN, not a finite number of 0 or more | the default is cost = 0.0",
+    ),
+    (
+        "[[pool.backend]]",
+        "cost = \"1\"",
+        "1:8 `cost` is a string, expected a number | for example cost = 0.0",
     ),
     (
         "[[pool.discover]]",
@@ -491,7 +531,7 @@ const ONE_MISTAKE: &[(&str, &str, &str)] = &[
     (
         "[[pool]]",
         "policy = true",
-        "1:10 `policy` is a boolean, expected one of \"round_robin\", \"weighted_round_robin\", \"least_connections\", \"ip_hash\", \"random\", \"two_choices\", \"failover\" | for example policy = \"round_robin\"",
+        "1:10 `policy` is a boolean, expected one of \"round_robin\", \"weighted_round_robin\", \"least_connections\", \"ip_hash\", \"random\", \"two_choices\", \"least_latency\", \"lowest_cost\", \"failover\" | for example policy = \"round_robin\"",
     ),
     (
         "[[pool]]",
@@ -952,16 +992,29 @@ fn a_thousand_mistakes_are_listed_and_the_others_counted() {
 #[test]
 fn what_is_off_by_default_may_be_written_though_it_is_not_there_yet() {
     let listener = "mode = \"tcp\"\ndeny = []\nroute = []";
-    let pool = "send_proxy = \"off\"\nslow_start = \"0ms\"\npanic_threshold = 0\ndiscover = []";
+    let pool = "send_proxy = \"off\"\ndiscover = []";
     let health = "send = \"\"\nexpect = \"\"\ncommand = []\npath = \"/\"\nhost = \"\"";
     for (header, lines) in [
         ("[[listener]]", listener),
         ("[[pool]]", pool),
         ("[pool.health]", health),
-        ("[[pool.backend]]", "cost = 0.0"),
-        ("[[pool.backend]]", "cost = 0"),
     ] {
         assert_eq!(read(&with(header, lines)), read(LEAST), "{header}\n{lines}");
+    }
+}
+
+#[test]
+fn a_cost_is_written_with_or_without_a_fraction() {
+    for (written, cost) in [
+        ("0", 0.0),
+        ("3", 3.0),
+        ("0.25", 0.25),
+        ("1e3", 1000.0),
+        ("1_000.5", 1000.5),
+        ("-0.0", 0.0),
+    ] {
+        let settings = read(&with("[[pool.backend]]", &format!("cost = {written}"))).unwrap();
+        assert_eq!(settings.pools[0].backends[0].cost.as_f64(), cost);
     }
 }
 
@@ -1411,26 +1464,24 @@ fn distinct_by_port(binds: std::collections::BTreeSet<Endpoint>) -> Vec<Endpoint
 }
 
 fn any_pool() -> impl Strategy<Value = Pool> {
-    let policy = prop::sample::select(vec![
-        PolicyKind::RoundRobin,
-        PolicyKind::LeastConnections,
-        PolicyKind::IpHash,
-        PolicyKind::Random,
-        PolicyKind::TwoChoices,
-        PolicyKind::Failover,
-    ]);
-    let ejection = (any::<u32>(), any_duration(1), any_duration(1), 0..=100_u8).prop_map(
-        |(connect_failures, one, other, max_percent)| Ejection {
-            connect_failures,
-            base: one.min(other),
-            max: one.max(other),
-            max_percent,
-        },
-    );
+    let sessions = (any::<u32>(), any_duration(1), any::<u32>());
+    let connects = (any::<u32>(), any_duration(1), any_duration(1), 0..=100_u8);
+    let ejection =
+        (connects, sessions).prop_map(|((connect_failures, one, other, max_percent), sessions)| {
+            Ejection {
+                connect_failures,
+                base: one.min(other),
+                max: one.max(other),
+                max_percent,
+                early_resets: sessions.0,
+                early_reset_within: sessions.1,
+                empty_closes: sessions.2,
+            }
+        });
     let backends = prop::collection::vec(any_backend(), 1..4);
     (
         any_name(),
-        policy,
+        any_choice(),
         any_duration(1),
         0..=16_u32,
         ejection,
@@ -1441,7 +1492,7 @@ fn any_pool() -> impl Strategy<Value = Pool> {
         .prop_map(
             |(
                 name,
-                policy,
+                (policy, hash_key, hash_balance_factor, slow_start, panic_threshold),
                 connect_timeout,
                 retries,
                 ejection,
@@ -1465,6 +1516,10 @@ fn any_pool() -> impl Strategy<Value = Pool> {
                 Pool {
                     name,
                     policy,
+                    hash_key,
+                    hash_balance_factor,
+                    slow_start,
+                    panic_threshold,
                     connect_timeout,
                     retries,
                     retry_budget,
@@ -1498,6 +1553,16 @@ fn any_tls() -> impl Strategy<Value = TlsVerify> {
             ca: None,
             insecure: insecure || name.is_empty() || system_roots().is_empty(),
         })
+}
+
+fn any_choice() -> impl Strategy<Value = (PolicyKind, HashKey, u16, Duration, u8)> {
+    (
+        prop::sample::select(PolicyKind::ALL.to_vec()),
+        prop::sample::select(vec![HashKey::SourceIp, HashKey::SourceIpPort]),
+        prop_oneof![Just(0), 101..=1000_u16],
+        any_duration(0),
+        0..=100_u8,
+    )
 }
 
 fn any_pool_limits() -> impl Strategy<Value = (u32, u32, Queue, Drain, u32)> {
@@ -1596,16 +1661,23 @@ fn any_backend() -> impl Strategy<Value = Backend> {
         any::<u16>(),
         any::<u16>(),
         any::<u32>(),
+        any_cost(),
     )
         .prop_map(
-            |(name, address, weight, priority, max_connections)| Backend {
+            |(name, address, weight, priority, max_connections, cost)| Backend {
                 name,
                 address,
                 weight,
                 priority,
+                cost,
                 max_connections,
             },
         )
+}
+
+fn any_cost() -> impl Strategy<Value = Cost> {
+    let numbers = prop_oneof![Just(0.0), 0.0..10.0, any::<f64>().prop_map(f64::abs)];
+    numbers.prop_filter_map("finite", Cost::new)
 }
 
 fn any_endpoint() -> impl Strategy<Value = Endpoint> {

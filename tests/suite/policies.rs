@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
 use crate::balance_kit::*;
 use lbd::balance::backend::{Availability, State, Verdict, Wish, availability};
 use lbd::balance::chance::Chance;
-use lbd::balance::health::Ejection;
+use lbd::balance::ejection::Ejection;
 use lbd::balance::key::HashSeed;
-use lbd::balance::policy::PolicyKind;
+use lbd::balance::policy::{Cost, PolicyKind};
 use lbd::balance::pool::{Candidates, Lease, MemberSpec, Pool, PoolSpec, TRIES_MAX};
 use lbd::balance::table::Table;
 
@@ -25,6 +26,8 @@ struct Fate {
     limit: u32,
     verdict: Verdict,
     wish: Wish,
+    cost: u8,
+    latency: Duration,
 }
 
 /// The model: plain lists, plain fractions, no atomics.
@@ -65,8 +68,12 @@ impl Model {
     }
 
     fn load(&self, i: usize) -> (u64, u64) {
+        let latency = match self.policy {
+            PolicyKind::LeastLatency => self.fates[i].latency.as_millis() as u64,
+            _ => 1,
+        };
         (
-            u64::from(self.active[i]) + 1,
+            latency * (u64::from(self.active[i]) + 1),
             u64::from(self.fates[i].weight),
         )
     }
@@ -80,7 +87,12 @@ impl Model {
         let field = self.field(tried);
         match self.policy {
             PolicyKind::Failover => field.first().copied().into_iter().collect(),
-            PolicyKind::LeastConnections => {
+            PolicyKind::LowestCost => {
+                let least = field.iter().map(|&i| self.fates[i].cost).min();
+                let cheap = |&i: &usize| Some(self.fates[i].cost) == least;
+                field.into_iter().filter(cheap).collect()
+            }
+            PolicyKind::LeastConnections | PolicyKind::LeastLatency => {
                 let beaten = |&i: &usize| {
                     field
                         .iter()
@@ -171,28 +183,46 @@ fn fates() -> impl Strategy<Value = Vec<Fate>> {
             2 => Just(Verdict::Down)
         ],
         prop_oneof![8 => Just(Wish::Ready), 1 => Just(Wish::Drain), 1 => Just(Wish::Maintenance)],
+        0..4_u8,
+        prop_oneof![Just(1), Just(2), 1..500_u64].prop_map(Duration::from_millis),
     )
-        .prop_map(|(weight, priority, limit, verdict, wish)| Fate {
-            weight,
-            priority,
-            limit,
-            verdict,
-            wish,
-        });
+        .prop_map(
+            |(weight, priority, limit, verdict, wish, cost, latency)| Fate {
+                weight,
+                priority,
+                limit,
+                verdict,
+                wish,
+                cost,
+                latency,
+            },
+        );
     prop_oneof![Just(1_usize), Just(2), Just(3), Just(100)]
         .prop_flat_map(move |n| proptest::collection::vec(fate.clone(), n))
 }
 
 fn arranged(policy: PolicyKind, fates: &[Fate]) -> Arc<Pool<usize>> {
+    let table = Table::new();
+    // Kept until the pool is there: records of no pool are given up.
+    let mut known = Vec::new();
+    if policy == PolicyKind::LeastLatency {
+        for (i, fate) in fates.iter().enumerate() {
+            let alone = reload(&table, spec(policy, vec![member(i, 1)]));
+            let lease = pick(&alone, &mut Chance::seeded(0)).unwrap();
+            lease.first_byte(NOW, fate.latency);
+            known.push(alone);
+        }
+    }
     let members = fates.iter().enumerate().map(|(i, fate)| MemberSpec {
         priority: fate.priority,
         max_connections: fate.limit,
+        cost: Cost::new(fate.cost.into()).unwrap(),
         ..member(i, fate.weight)
     });
-    let pool = pool_of(spec(policy, members.collect()));
+    let pool = reload(&table, spec(policy, members.collect()));
     for (i, fate) in fates.iter().enumerate() {
-        pool.set_verdict(i, fate.verdict);
-        pool.set_wish(i, fate.wish);
+        pool.set_verdict(i, fate.verdict, NOW);
+        pool.set_wish(i, fate.wish, NOW);
     }
     pool
 }
@@ -282,6 +312,16 @@ proptest! {
     #[test]
     fn two_choices_follows_its_model(fates in fates(), seed in any::<u64>()) {
         follows_its_model(PolicyKind::TwoChoices, fates, seed)?;
+    }
+
+    #[test]
+    fn least_latency_follows_its_model(fates in fates(), seed in any::<u64>()) {
+        follows_its_model(PolicyKind::LeastLatency, fates, seed)?;
+    }
+
+    #[test]
+    fn lowest_cost_follows_its_model(fates in fates(), seed in any::<u64>()) {
+        follows_its_model(PolicyKind::LowestCost, fates, seed)?;
     }
 
     #[test]
@@ -431,7 +471,7 @@ fn two_choices_are_two_different_backends() {
         let busy: Vec<_> = (0..70_000)
             .map(|_| pick(&pool, &mut chance).unwrap())
             .collect();
-        pool.set_verdict(1, Verdict::Up);
+        pool.set_verdict(1, Verdict::Up, NOW);
         assert_eq!(counts(&pool, 2000, &mut chance), [0, 2000], "{weights:?}");
         drop(busy);
     }
@@ -637,31 +677,31 @@ fn every_policy_honours_every_reason_to_pass_a_backend_by() {
         (
             "down",
             nothing,
-            |pool, _| pool.set_verdict(0, Verdict::Down),
+            |pool, _| pool.set_verdict(0, Verdict::Down, NOW),
             false,
         ),
         (
             "drain",
             nothing,
-            |pool, _| pool.set_wish(0, Wish::Drain),
+            |pool, _| pool.set_wish(0, Wish::Drain, NOW),
             false,
         ),
         (
             "maintenance",
             nothing,
-            |pool, _| pool.set_wish(0, Wish::Maintenance),
+            |pool, _| pool.set_wish(0, Wish::Maintenance, NOW),
             false,
         ),
         (
             "unchecked",
             nothing,
-            |pool, _| pool.set_verdict(0, Verdict::Unchecked),
+            |pool, _| pool.set_verdict(0, Verdict::Unchecked, NOW),
             true,
         ),
         (
             "ejected",
             nothing,
-            |_, lease| lease.connect_failed(NOW),
+            |_, lease| lease.connect_failed(NOW, TOOK),
             false,
         ),
     ];
@@ -741,7 +781,7 @@ fn unchecked_backends_come_after_every_tier_of_those_known_to_be_up() {
             [0, 1, 2],
             "nobody known: all as they come"
         );
-        pool.set_verdict(2, Verdict::Up);
+        pool.set_verdict(2, Verdict::Up, NOW);
         assert_eq!(all_tries(&pool, 1, &mut chance), [2, 0, 1], "{policy:?}");
     }
 }
@@ -753,6 +793,59 @@ fn failover_takes_the_listed_order() {
     assert_eq!(all_tries(&pool, 1, &mut chance), [0, 1, 2]);
     take_down(&pool, &[0]);
     assert_eq!(all_tries(&pool, 1, &mut chance), [1, 2]);
+}
+
+// ---- lowest_cost ------------------------------------------------------------------------------
+
+fn costly(costs: &[f64], weights: &[u16]) -> Arc<Pool<usize>> {
+    let specs = costs.iter().zip(weights).enumerate();
+    let specs = specs.map(|(i, (&cost, &weight))| MemberSpec {
+        cost: Cost::new(cost).unwrap(),
+        ..member(i, weight)
+    });
+    pool_of(spec(PolicyKind::LowestCost, specs.collect()))
+}
+
+#[test]
+fn equally_cheap_backends_take_turns_by_weight_and_dearer_ones_none() {
+    let pool = costly(&[2.0, 0.5, 0.5, 0.25, 0.5], &[9, 3, 1, 0, 2]);
+    let mut chance = Chance::seeded(0);
+    assert_eq!(counts(&pool, 600, &mut chance), [0, 300, 100, 0, 200]);
+    // Evenly spaced, as with round_robin.
+    let order: Vec<_> = (0..6)
+        .map(|_| pick(&pool, &mut chance).unwrap().index())
+        .collect();
+    assert_eq!(order, [1, 4, 1, 2, 4, 1]);
+    take_down(&pool, &[1]);
+    assert_proportional(&counts(&pool, 600, &mut chance), &[0, 0, 1, 0, 2]);
+    take_down(&pool, &[2, 4]);
+    assert_eq!(pick(&pool, &mut chance).unwrap().index(), 0);
+}
+
+#[test]
+fn the_next_cost_is_used_only_when_every_cheaper_backend_is_full() {
+    let specs = [3.0, 1.0, 2.0, 1.0].iter().enumerate();
+    let specs = specs.map(|(i, &cost)| MemberSpec {
+        cost: Cost::new(cost).unwrap(),
+        max_connections: 2,
+        ..member(i, 1)
+    });
+    let pool = pool_of(spec(PolicyKind::LowestCost, specs.collect()));
+    let mut chance = Chance::seeded(0);
+    let held: Vec<_> = std::iter::from_fn(|| pick(&pool, &mut chance)).collect();
+    let order: Vec<_> = held.iter().map(|lease| lease.index()).collect();
+    assert_eq!(order, [1, 3, 1, 3, 2, 2, 0, 0]);
+}
+
+#[test]
+fn equally_cheap_backends_go_on_with_their_turns_after_a_reload() {
+    let table = Table::new();
+    let spec = || spec(PolicyKind::LowestCost, members(&[1, 1, 1]));
+    let mut chance = Chance::seeded(0);
+    let old = reload(&table, spec());
+    assert_eq!(pick(&old, &mut chance).unwrap().index(), 0);
+    let new = reload(&table, spec());
+    assert_eq!(pick(&new, &mut chance).unwrap().index(), 1);
 }
 
 // ---- ip_hash ----------------------------------------------------------------------------------
@@ -832,7 +925,7 @@ fn one_backend_out_moves_only_its_own_clients_and_spreads_them_evenly() {
     assert!(after.iter().all(|&owner| owner != 3));
     let heirs = tally(moved.iter().map(|&i| after[i]), 10);
     assert_proportional(&heirs, &[1, 1, 1, 0, 2, 1, 1, 1, 1, 1]);
-    pool.set_verdict(3, Verdict::Up);
+    pool.set_verdict(3, Verdict::Up, NOW);
     assert_eq!(owners(&pool), before, "back again, everything is as before");
 }
 

@@ -3,7 +3,7 @@
 use crate::balance_kit::*;
 use lbd::balance::backend::{State, Verdict, Wish};
 use lbd::balance::chance::Chance;
-use lbd::balance::health::Ejection;
+use lbd::balance::ejection::Ejection;
 use lbd::balance::policy::PolicyKind;
 use lbd::balance::pool::{Candidates, MemberSpec, PoolSpec};
 use lbd::balance::table::Table;
@@ -25,14 +25,14 @@ fn probed(policy: PolicyKind, members: Vec<MemberSpec<usize>>) -> PoolSpec<usize
 fn a_reload_keeps_what_is_known_of_a_backend() {
     let table = Table::new();
     let old = reload(&table, probed(PolicyKind::Failover, members(&[1, 1, 1])));
-    (0..3).for_each(|i| old.set_verdict(i, Verdict::Up));
+    (0..3).for_each(|i| old.set_verdict(i, Verdict::Up, NOW));
     let mut chance = Chance::seeded(0);
     let lease = pick(&old, &mut chance).unwrap();
-    lease.connected();
+    lease.connected(NOW, TOOK);
     lease.add_bytes(10, 20);
-    lease.connect_failed(NOW);
-    old.set_verdict(1, Verdict::Down);
-    old.set_wish(2, Wish::Drain);
+    lease.connect_failed(NOW, TOOK);
+    old.set_verdict(1, Verdict::Down, NOW);
+    old.set_wish(2, Wish::Drain, NOW);
 
     // Other order, other weights, one more.
     let mut members = members(&[5, 5, 5, 5]);
@@ -87,8 +87,10 @@ fn limits_count_leases_from_before_the_reload() {
 fn another_address_is_another_backend() {
     let table = Table::new();
     let old = reload(&table, probed(PolicyKind::Failover, members(&[1])));
-    pick(&old, &mut Chance::seeded(0)).unwrap().connected();
-    old.set_verdict(0, Verdict::Down);
+    pick(&old, &mut Chance::seeded(0))
+        .unwrap()
+        .connected(NOW, TOOK);
+    old.set_verdict(0, Verdict::Down, NOW);
     let moved = MemberSpec {
         identity: "198.51.100.1:80".into(),
         ..member(0, 1)
@@ -105,9 +107,11 @@ fn a_backend_that_was_away_is_probed_before_it_is_believed() {
     let first = reload(&table, both());
     [0, 1]
         .iter()
-        .for_each(|&i| first.set_verdict(i, Verdict::Up));
-    pick(&first, &mut Chance::seeded(0)).unwrap().connected();
-    first.set_wish(0, Wish::Drain);
+        .for_each(|&i| first.set_verdict(i, Verdict::Up, NOW));
+    pick(&first, &mut Chance::seeded(0))
+        .unwrap()
+        .connected(NOW, TOOK);
+    first.set_wish(0, Wish::Drain, NOW);
     let without = probed(PolicyKind::Failover, vec![member(1, 1)]);
     let second = reload(&table, without);
     assert_eq!(second.state(0, NOW), State::Up);
@@ -130,7 +134,7 @@ fn a_backend_that_was_away_is_probed_before_it_is_believed() {
 fn a_reload_with_nothing_alive_in_between_keeps_verdicts_too() {
     let table = Table::new();
     let first = reload(&table, probed(PolicyKind::Failover, members(&[1])));
-    first.set_verdict(0, Verdict::Down);
+    first.set_verdict(0, Verdict::Down, NOW);
     drop(first);
     let second = reload(&table, probed(PolicyKind::Failover, members(&[1])));
     assert_eq!(second.live(0).verdict(), Verdict::Down);
@@ -150,7 +154,7 @@ fn adding_or_removing_the_probe_changes_what_the_verdict_starts_from() {
     );
     let pool = reload(&table, probed);
     assert_eq!(pool.live(0).verdict(), Verdict::Unchecked);
-    pool.set_verdict(0, Verdict::Down);
+    pool.set_verdict(0, Verdict::Down, NOW);
     assert_eq!(
         reload(&table, unprobed).live(0).verdict(),
         Verdict::Unprobed
@@ -215,9 +219,9 @@ fn slots_of_backends_that_are_gone_are_used_again_with_a_clean_record() {
         }
         for _ in 0..3 {
             let lease = pick(&pool, &mut chance).unwrap();
-            lease.connected();
-            lease.connect_failed(NOW);
-            pool.set_verdict(lease.index(), Verdict::Up);
+            lease.connected(NOW, TOOK);
+            lease.connect_failed(NOW, TOOK);
+            pool.set_verdict(lease.index(), Verdict::Up, NOW);
         }
     }
 }

@@ -11,11 +11,13 @@ use std::time::Duration;
 
 use lbd::balance::backend::{Availability, State, Verdict, Wish, availability};
 use lbd::balance::chance::Chance;
-use lbd::balance::health::{Damping, Ejection, Health, Pace, Thresholds};
-use lbd::balance::policy::PolicyKind;
-use lbd::balance::pool::{Candidates, Lease, MemberSpec, Pool, PoolSpec};
+use lbd::balance::ejection::Ejection;
+use lbd::balance::health::{Damping, Health, Pace, Thresholds};
+use lbd::balance::policy::{Cost, PolicyKind};
+use lbd::balance::pool::{Candidates, Lease, MemberSpec, Pool, PoolSpec, SessionEnd};
 use lbd::balance::table::Table;
 use lbd::base::clock::Moment;
+use lbd::base::ending::Termination;
 
 /// Enough for each policy to meet each kind of trouble many times, and quick in a debug build.
 const RUNS: u64 = 2000;
@@ -37,7 +39,7 @@ fn nothing_unavailable_is_picked_and_nothing_leaks_whatever_happens() {
             .filter(|&policy| policy != PolicyKind::IpHash);
         let policy = policies
             .cycle()
-            .nth((seed % 5) as usize)
+            .nth((seed % 7) as usize)
             .expect("a cycle has no end");
         run(seed, policy);
     }
@@ -122,8 +124,14 @@ struct Backend {
     connections: u64,
     failures: u64,
     failures_in_row: u32,
+    early_resets_in_row: u32,
+    empty_closes_in_row: u32,
     ejections_in_row: u32,
     ejected_until: Moment,
+    /// When it began to start slowly, or will.
+    ramp_since: Option<Moment>,
+    /// Came to a pool that was there before, and has not served since.
+    joined: bool,
 }
 
 impl Backend {
@@ -138,13 +146,32 @@ impl Backend {
             connections: 0,
             failures: 0,
             failures_in_row: 0,
+            early_resets_in_row: 0,
+            empty_closes_in_row: 0,
             ejections_in_row: 0,
             ejected_until: Moment::ZERO,
+            ramp_since: None,
+            joined: true,
         }
     }
 
     fn availability(&self, weight: u16, now: Moment) -> Availability {
         availability(self.verdict, self.wish, self.ejected_until > now, weight)
+    }
+
+    /// Whether an operator wants it used, whatever probes and traffic say.
+    fn is_wanted(&self, weight: u16) -> bool {
+        self.wish == Wish::Ready && weight > 0
+    }
+
+    fn begin_ramp(&mut self, now: Moment) {
+        self.ramp_since = Some(now.max(self.ejected_until));
+        self.joined = false;
+    }
+
+    fn ramps(&self, slow_start: Duration, now: Moment) -> bool {
+        self.ramp_since
+            .is_some_and(|since| now < since + slow_start)
     }
 }
 
@@ -152,6 +179,7 @@ struct Session {
     candidates: Candidates,
     tried: Vec<usize>,
     lease: Lease<usize>,
+    connected_at: Moment,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -177,7 +205,14 @@ impl Simulation {
                 base: Duration::from_millis(500),
                 max: Duration::from_secs(3),
                 max_percent,
+                early_resets: chance.below(3),
+                early_reset_within: Duration::from_millis(500),
+                empty_closes: chance.below(3),
             },
+            hash_balance_factor: 0,
+            slow_start: Duration::from_secs([0, 0, 2][chance.below(3) as usize]),
+            panic_threshold: [0, 0, 50, 100][chance.below(4) as usize],
+            failure_latency: Duration::from_secs(1),
             probed: chance.below(4) > 0,
             seed: "seed".into(),
             max_connections: 0,
@@ -187,7 +222,11 @@ impl Simulation {
         let mut simulation = Simulation {
             chance,
             now: Moment::from_millis(1),
-            pool: Arc::new(Pool::new(spec.clone(), Arc::clone(&table))),
+            pool: Arc::new(Pool::new(
+                spec.clone(),
+                Arc::clone(&table),
+                Moment::from_millis(1),
+            )),
             table,
             spec,
             backends: Vec::new(),
@@ -228,8 +267,7 @@ impl Simulation {
             Event::Connect { session } => self.connect(session),
             Event::Leave { session } => {
                 let session = self.sessions.remove(&session).expect("it leaves once");
-                session.lease.add_bytes(1, 2);
-                self.backends[session.lease.member().target].active -= 1;
+                self.leave(session);
             }
             Event::Probe {
                 backend,
@@ -291,6 +329,7 @@ impl Simulation {
                 candidates,
                 tried,
                 lease,
+                connected_at: self.now,
             },
         );
         self.after_about(50, Event::Connect { session });
@@ -300,56 +339,106 @@ impl Simulation {
     /// leaves no choice.
     fn choices(&self, tried: &[usize]) -> Vec<usize> {
         let members = self.pool.members();
+        let is_roomy = |member: &&MemberSpec<usize>| {
+            let active = self.backends[member.target].active;
+            (member.max_connections == 0 || active < member.max_connections)
+                && !tried.contains(&member.target)
+        };
+        if self.panics() {
+            let wanted = |member: &&MemberSpec<usize>| {
+                self.backends[member.target].is_wanted(member.weight) && is_roomy(member)
+            };
+            let manned = members
+                .iter()
+                .filter(|member| self.may(member) == Availability::Available && is_roomy(member));
+            let tier = manned.map(|member| member.priority).min();
+            let tier = tier.or(members.iter().filter(wanted).map(|it| it.priority).min());
+            let field = members.iter().filter(wanted);
+            return self.preferred(field.filter(|it| Some(it.priority) == tier).collect());
+        }
         for class in [Availability::Available, Availability::LastResort] {
             let eligible = || {
-                members.iter().filter(|member| {
-                    let backend = &self.backends[member.target];
-                    backend.availability(member.weight, self.now) == class
-                        && (member.max_connections == 0 || backend.active < member.max_connections)
-                        && !tried.contains(&member.target)
-                })
+                members
+                    .iter()
+                    .filter(|member| self.may(member) == class && is_roomy(member))
             };
-            let Some(tier) = eligible().map(|member| member.priority).min() else {
-                continue;
-            };
-            let mut field: Vec<_> = eligible()
-                .filter(|member| member.priority == tier)
-                .collect();
-            let load = |member: &MemberSpec<usize>| {
-                f64::from(self.backends[member.target].active + 1) / f64::from(member.weight)
-            };
-            match self.pool.policy() {
-                PolicyKind::Failover => field.truncate(1),
-                PolicyKind::LeastConnections => {
-                    let least = field
-                        .iter()
-                        .map(|member| load(member))
-                        .fold(f64::MAX, f64::min);
-                    field.retain(|member| load(member) <= least);
-                }
-                _ => {}
+            let tier = eligible().map(|member| member.priority).min();
+            if tier.is_some() {
+                let field = eligible().filter(|member| Some(member.priority) == tier);
+                return self.preferred(field.collect());
             }
-            return field.into_iter().map(|member| member.target).collect();
         }
         Vec::new()
     }
 
+    fn may(&self, member: &MemberSpec<usize>) -> Availability {
+        self.backends[member.target].availability(member.weight, self.now)
+    }
+
+    /// Whether too few of those that are wanted are available.
+    fn panics(&self) -> bool {
+        let members = self.pool.members();
+        let wanted = members
+            .iter()
+            .filter(|it| self.backends[it.target].is_wanted(it.weight))
+            .count();
+        let available = members
+            .iter()
+            .filter(|it| self.may(it) == Availability::Available)
+            .count();
+        available * 100 < wanted * usize::from(self.spec.panic_threshold)
+    }
+
+    /// Those of the field that the policy may choose. Where somebody starts slowly chance decides
+    /// more, and only what holds in spite of it is asked.
+    fn preferred(&self, mut field: Vec<&MemberSpec<usize>>) -> Vec<usize> {
+        let (now, slow_start) = (self.now, self.spec.slow_start);
+        let ramping = field
+            .iter()
+            .any(|it| self.backends[it.target].ramps(slow_start, now));
+        let load = |member: &MemberSpec<usize>| {
+            f64::from(self.backends[member.target].active + 1) / f64::from(member.weight)
+        };
+        match self.pool.policy() {
+            PolicyKind::LowestCost => {
+                let least = field.iter().map(|member| member.cost).min();
+                field.retain(|member| Some(member.cost) == least);
+            }
+            PolicyKind::Failover if !ramping => field.truncate(1),
+            PolicyKind::LeastConnections if !ramping => {
+                let least = field
+                    .iter()
+                    .map(|member| load(member))
+                    .fold(f64::MAX, f64::min);
+                field.retain(|member| load(member) <= least);
+            }
+            _ => {}
+        }
+        field.into_iter().map(|member| member.target).collect()
+    }
+
     fn connect(&mut self, id: u64) {
-        let session = self.sessions.get(&id).expect("it connects once");
+        let session = self.sessions.get_mut(&id).expect("it connects once");
         let backend = session.lease.member().target;
         if self.backends[backend].serves {
-            session.lease.connected();
+            session.lease.connected(self.now, Duration::from_millis(5));
+            session.connected_at = self.now;
             self.backends[backend].connections += 1;
             self.backends[backend].failures_in_row = 0;
             self.after_about(3000, Event::Leave { session: id });
             return;
         }
-        session.lease.connect_failed(self.now);
-        self.fail(backend, &Arc::clone(session.lease.pool()));
+        session.lease.connect_failed(self.now, Duration::ZERO);
+        let pool = Arc::clone(session.lease.pool());
+        let failed = &mut self.backends[backend];
+        failed.failures += 1;
+        failed.failures_in_row += 1;
+        self.judge(backend, &pool);
         let Session {
             candidates,
             tried,
             lease,
+            ..
         } = self.sessions.remove(&id).expect("it is there");
         drop(lease);
         self.backends[backend].active -= 1;
@@ -358,8 +447,68 @@ impl Simulation {
         }
     }
 
-    /// The model's idea of a failed connect.
-    fn fail(&mut self, failed: usize, pool: &Pool<usize>) {
+    /// A connected session ends, in one way or another.
+    fn leave(&mut self, session: Session) {
+        let Session {
+            lease,
+            connected_at,
+            ..
+        } = session;
+        lease.add_bytes(1, 2);
+        let bytes_to_client = u64::from(self.chance.below(2));
+        if bytes_to_client > 0 {
+            let took = Duration::from_millis(1 + u64::from(self.chance.below(300)));
+            lease.first_byte(self.now, took);
+        }
+        let ways = [
+            Termination::ClientClosed,
+            Termination::BackendClosed,
+            Termination::BackendReset,
+            Termination::ClientReset,
+            Termination::IdleTimeout,
+        ];
+        let termination = ways[self.chance.below(ways.len() as u32) as usize];
+        let lived = self.now.since(connected_at);
+        lease.ended(
+            self.now,
+            SessionEnd {
+                termination,
+                lived,
+                bytes_to_backend: 1,
+                bytes_to_client,
+            },
+        );
+        let target = lease.member().target;
+        let early = lived <= self.spec.ejection.early_reset_within;
+        let empty = bytes_to_client == 0;
+        let backend = &mut self.backends[target];
+        backend.active -= 1;
+        if !empty {
+            backend.empty_closes_in_row = 0;
+        }
+        let mut failed = false;
+        match termination {
+            Termination::BackendReset if early => {
+                backend.early_resets_in_row += 1;
+                failed = true;
+            }
+            Termination::ClientClosed | Termination::BackendClosed if !empty => {
+                backend.early_resets_in_row = 0;
+            }
+            _ if !early => backend.early_resets_in_row = 0,
+            _ => {}
+        }
+        if termination == Termination::BackendClosed && empty {
+            backend.empty_closes_in_row += 1;
+            failed = true;
+        }
+        if failed {
+            self.judge(target, lease.pool());
+        }
+    }
+
+    /// The model's idea of what a failure leads to.
+    fn judge(&mut self, failed: usize, pool: &Pool<usize>) {
         let (rule, now) = (self.spec.ejection, self.now);
         let members = pool.members();
         let ejected = members
@@ -367,9 +516,13 @@ impl Simulation {
             .filter(|it| self.backends[it.target].ejected_until > now);
         let room = ejected.count() < members.len() * usize::from(rule.max_percent) / 100;
         let backend = &mut self.backends[failed];
-        backend.failures += 1;
-        backend.failures_in_row += 1;
-        let enough = rule.connect_failures > 0 && backend.failures_in_row >= rule.connect_failures;
+        let enough = [
+            (rule.connect_failures, backend.failures_in_row),
+            (rule.early_resets, backend.early_resets_in_row),
+            (rule.empty_closes, backend.empty_closes_in_row),
+        ]
+        .iter()
+        .any(|&(enough, row)| enough > 0 && row >= enough);
         if !enough || backend.ejected_until > now || !room || members.len() < 2 {
             return;
         }
@@ -379,6 +532,7 @@ impl Simulation {
         backend.ejections_in_row = nth.min(4);
         let millis = [500, 1000, 2000, 3000][backend.ejections_in_row as usize - 1];
         backend.ejected_until = now + Duration::from_millis(millis);
+        backend.begin_ramp(now);
     }
 
     // ---- Probes, operators, reloads
@@ -391,9 +545,12 @@ impl Simulation {
         // A few get lost on the way.
         let passed = backend.serves && self.chance.below(20) > 0;
         if let Some(verdict) = backend.health.observe(passed, self.now) {
+            if verdict == Verdict::Up && (backend.verdict == Verdict::Down || backend.joined) {
+                backend.begin_ramp(self.now);
+            }
             backend.verdict = verdict;
             let member = self.member_of(index).expect("only members are probed");
-            self.pool.set_verdict(member, verdict);
+            self.pool.set_verdict(member, verdict, self.now);
         }
         self.schedule_probe(index);
     }
@@ -419,9 +576,13 @@ impl Simulation {
     }
 
     fn wish(&mut self, backend: usize, wish: Wish) {
-        self.backends[backend].wish = wish;
+        let record = &mut self.backends[backend];
+        if wish == Wish::Ready && record.wish != Wish::Ready {
+            record.begin_ramp(self.now);
+        }
+        record.wish = wish;
         let member = self.member_of(backend).expect("operators see members only");
-        self.pool.set_wish(member, wish);
+        self.pool.set_wish(member, wish, self.now);
     }
 
     fn change_members(&mut self) {
@@ -468,13 +629,18 @@ impl Simulation {
             target,
             weight: [0, 1, 1, 2, 5, 100][chance.below(6) as usize],
             priority: [0, 0, 0, 1, 2][chance.below(5) as usize],
+            cost: Cost::new([0.0, 0.0, 0.5][chance.below(3) as usize]).expect("a cost"),
             max_connections: [0, 0, 1, 4][chance.below(4) as usize],
         }
     }
 
     fn reload(&mut self) {
         let before = Arc::clone(&self.pool);
-        self.pool = Arc::new(Pool::new(self.spec.clone(), Arc::clone(&self.table)));
+        self.pool = Arc::new(Pool::new(
+            self.spec.clone(),
+            Arc::clone(&self.table),
+            self.now,
+        ));
         for old in before.members() {
             if self.member_of(old.target).is_none() {
                 self.backends[old.target].membership += 1;
@@ -505,6 +671,10 @@ impl Simulation {
             }
             backend.verdict = first;
             backend.health = Health::new(THRESHOLDS, Damping::NONE, first);
+            backend.joined = true;
+            if !self.spec.probed {
+                backend.begin_ramp(self.now);
+            }
             if self.spec.probed {
                 self.schedule_probe(target);
             }
@@ -543,7 +713,14 @@ impl Simulation {
             assert_eq!(live.ejected_until(now), until, "{}", member.name);
             assert_eq!(live.connections_total(), model.connections);
             assert_eq!(live.connect_failures_total(), model.failures);
-            let state = State::of(model.verdict, model.wish, until.is_some(), member.weight);
+            let ramps = model.ramps(self.spec.slow_start, now);
+            let state = State::of(
+                model.verdict,
+                model.wish,
+                until.is_some(),
+                ramps,
+                member.weight,
+            );
             assert_eq!(self.pool.state(index, now), state);
             let may = self.pool.availability(index, now);
             assert_eq!(may, model.availability(member.weight, now));
@@ -576,8 +753,14 @@ impl Simulation {
             let target = self.pool.members()[index].target;
             for _ in 0..if self.spec.probed { THRESHOLDS.rise } else { 0 } {
                 if let Some(verdict) = self.backends[target].health.observe(true, self.now) {
-                    self.backends[target].verdict = verdict;
-                    self.pool.set_verdict(index, verdict);
+                    let backend = &mut self.backends[target];
+                    if verdict == Verdict::Up
+                        && (backend.verdict == Verdict::Down || backend.joined)
+                    {
+                        backend.begin_ramp(self.now);
+                    }
+                    backend.verdict = verdict;
+                    self.pool.set_verdict(index, verdict, self.now);
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! Draws by weight, shared by the policies that leave the choice to chance.
 
-use super::{Chance, Field};
+use super::{Chance, Field, unit_at};
 
 /// Walker's alias table in whole numbers (Vose's construction), so that a draw costs the same for
 /// any number of backends and is exact: no weight is rounded.
@@ -75,11 +75,11 @@ impl Draw {
         debug_assert_eq!(field.len(), self.columns.len());
         for _ in 0..DRAWS_MAX {
             let seat = self.any(chance);
-            if Some(seat) != except && field.has(seat) {
+            if Some(seat) != except && field.takes(seat, |units| chance.below(units)) {
                 return Some(seat);
             }
         }
-        field.by_weight(except, |total| chance.below(narrow(total)).into())
+        field.by_weight(except, |total| unit_at(chance.next_u64(), total))
     }
 
     #[inline]

@@ -1,7 +1,16 @@
 //! `failover`: the first in the listed order that may be chosen.
 
-use super::Field;
+use super::{Chance, Field};
 
-pub(super) fn pick(field: &Field<'_>) -> Option<usize> {
-    (0..field.len()).find(|&seat| field.has(seat))
+/// One that starts slowly lets the next in the order have some of its clients.
+pub(super) fn pick(field: &Field<'_>, chance: &mut Chance) -> Option<usize> {
+    let mut in_order = (0..field.len()).filter(|&seat| field.has(seat));
+    if field.shares.is_none() {
+        return in_order.next();
+    }
+    let first = in_order.next()?;
+    let warm = std::iter::once(first)
+        .chain(in_order)
+        .find(|&seat| chance.below(100) < field.ramp_percent(seat));
+    warm.or(Some(first))
 }

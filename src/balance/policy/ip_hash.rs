@@ -3,15 +3,15 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use super::{Field, Seat, unit_at};
+use super::{Candidate, Field, unit_at};
 use crate::balance::key::{HashSeed, Subject, rehash};
 
 /// A table that gives each of its slots to one seat, in proportion to the weights.
 ///
 /// It depends on names, weights and the seed alone, so instances agree on every client's backend,
-/// also when they list them in different orders: the seats are [sorted](by_name). It says nothing of who is up; a client whose seat
-/// may not be chosen hashes again, so that one seat that goes moves only its own clients, spread
-/// over the others by weight.
+/// also when they list them in different orders: the seats are [sorted](by_name). It says nothing of
+/// who is up; a client whose seat may not be chosen, or is above the bound on the load, hashes
+/// again, so that one seat that goes moves only its own clients, spread over the others by weight.
 pub(in crate::balance) struct Maglev {
     slots: Box<[u16]>,
     /// What the table was built from.
@@ -56,23 +56,41 @@ impl Maglev {
     #[inline]
     pub(super) fn pick(&self, field: &Field<'_>, key: u64) -> Option<usize> {
         let seat = self.owner(key);
-        if field.has(seat) {
+        if field.has_bound(seat) && takes(field, seat, key) {
             Some(seat)
         } else {
             self.pick_next(field, key)
         }
     }
 
+    /// Chooses within the bound on the load, if there is one; beyond it only when that leaves
+    /// nobody, so that nobody is refused for its sake.
     #[cold]
-    fn pick_next(&self, field: &Field<'_>, mut key: u64) -> Option<usize> {
-        for _ in 0..REHASHES_MAX {
-            key = rehash(key);
+    fn pick_next(&self, field: &Field<'_>, key: u64) -> Option<usize> {
+        let free = Field {
+            bound: None,
+            ..*field
+        };
+        let unbound = self.walk(&free, key)?;
+        let Some(bound) = field.bound.filter(|_| !field.has_bound(unbound)) else {
+            return Some(unbound);
+        };
+        let spilled = self.walk(field, key);
+        if spilled.is_some() {
+            bound.count_spill();
+        }
+        spilled.or(Some(unbound))
+    }
+
+    fn walk(&self, field: &Field<'_>, mut key: u64) -> Option<usize> {
+        for _ in 0..=REHASHES_MAX {
             let seat = self.owner(key);
-            if field.has(seat) {
+            if field.has_bound(seat) && takes(field, seat, key) {
                 return Some(seat);
             }
+            key = rehash(key);
         }
-        field.by_weight(None, |total| unit_at(rehash(key), total))
+        field.by_weight(None, |total| unit_at(key, total))
     }
 
     #[inline]
@@ -81,9 +99,16 @@ impl Maglev {
     }
 }
 
+/// Whether a seat that does not take all of its clients takes this one: always the same ones, and
+/// more of them as its share grows, so that clients come back one by one.
+#[inline]
+fn takes(field: &Field<'_>, seat: usize, key: u64) -> bool {
+    field.takes(seat, |units| unit_at(rehash(!key), units.into()) as u32)
+}
+
 /// Puts seats in the order that [`Maglev::new`] expects.
-pub(super) fn by_name(seats: &mut [(&str, Seat)]) {
-    seats.sort_by_key(|(name, _)| *name);
+pub(super) fn by_name(seats: &mut [Candidate<'_>]) {
+    seats.sort_by_key(|candidate| candidate.name);
 }
 
 impl std::fmt::Debug for Maglev {

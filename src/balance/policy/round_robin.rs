@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Field, unit_at};
+use super::{Chance, Field, unit_at};
 
 /// Where one tier is in its sequence. Shared by all threads and handed on over reloads. On cache
 /// lines of its own.
@@ -54,25 +54,30 @@ impl RoundRobin {
     }
 
     #[inline]
-    pub(super) fn pick(&self, field: &Field<'_>) -> Option<usize> {
+    pub(super) fn pick(&self, field: &Field<'_>, chance: &mut Chance) -> Option<usize> {
         let position = self.turn.position.fetch_add(1, Relaxed);
         let seat = self.seat(position);
-        if field.has(seat) {
+        if field.takes(seat, |units| chance.below(units)) {
             return Some(seat);
         }
         // A scaled sequence would keep what it rounded: with 65 535 out, 1 and 2 would be equals.
-        let found = if self.exact { self.search(field) } else { None };
+        let found = if self.exact {
+            self.search(field, chance)
+        } else {
+            None
+        };
         found.or_else(|| self.give_away(field))
     }
 
     /// Claims every position up to the first whose seat may be chosen: who is out gives up its
     /// own turns, and the others keep theirs to each other in proportion.
     #[cold]
-    fn search(&self, field: &Field<'_>) -> Option<usize> {
+    fn search(&self, field: &Field<'_>, chance: &mut Chance) -> Option<usize> {
         let mut position = self.turn.position.load(Relaxed);
         let length = SEARCH_MAX.min(self.sequence.len() as u64);
         for _ in 0..CLAIMS_MAX {
-            let found = (position..position + length).find(|&at| field.has(self.seat(at)))?;
+            let mut takes = |at: u64| field.takes(self.seat(at), |units| chance.below(units));
+            let found = (position..position + length).find(|&at| takes(at))?;
             let claim = &self.turn.position;
             match claim.compare_exchange_weak(position, found + 1, Relaxed, Relaxed) {
                 Ok(_) => return Some(self.seat(found)),

@@ -1,7 +1,7 @@
 //! `two_choices`: of two different backends drawn by weight, the one with less load for its weight.
 
 use super::draw::Draw;
-use super::{Chance, Field, Load};
+use super::{Chance, Field};
 
 pub(super) fn pick(draw: &Draw, field: &Field<'_>, chance: &mut Chance) -> Option<usize> {
     let first = draw.eligible(field, None, chance)?;
@@ -10,14 +10,12 @@ pub(super) fn pick(draw: &Draw, field: &Field<'_>, chance: &mut Chance) -> Optio
     };
     debug_assert_ne!(first, second);
     // Read again: whichever of the two has gone since then loses.
-    let Some(first_active) = field.active(first) else {
+    let Some(first_load) = field.load(first) else {
         return Some(second);
     };
-    let Some(second_active) = field.active(second) else {
+    let Some(second_load) = field.load(second) else {
         return Some(first);
     };
-    let first_load = Load::new(first_active, field.weight(first));
-    let second_load = Load::new(second_active, field.weight(second));
     // Between equals the first draw decides, which was made by weight.
     Some(if second_load.cmp(first_load).is_lt() {
         second
