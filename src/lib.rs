@@ -11,6 +11,7 @@ pub mod base {
     pub mod addr;
     pub mod clock;
     pub mod ending;
+    pub mod host;
     pub mod wall;
     pub mod wheel;
 }
@@ -50,7 +51,9 @@ pub mod balance {
 /// Floor 3: from TOML text to checked settings.
 pub mod config {
     mod address;
+    pub mod backend_file;
     mod check;
+    mod check_discover;
     mod check_listener;
     mod check_pool;
     mod duration;
@@ -98,6 +101,7 @@ pub mod proxy {
 pub mod runtime {
     pub mod control;
     mod descriptors;
+    mod discovering;
     pub mod life;
     mod plan;
     pub mod probing;
@@ -111,6 +115,18 @@ pub mod runtime {
 pub mod probe {
     pub mod pace;
     pub mod runner;
+}
+
+/// Floor 5: finds out which backends there are: by name, by service, by file.
+pub mod discovery {
+    pub mod addresses;
+    pub mod ask;
+    pub mod book;
+    pub mod hosts;
+    pub mod members;
+    pub mod pace;
+    pub mod source;
+    pub mod watch;
 }
 
 /// Floor 7: the command line.

@@ -7,11 +7,12 @@ use crate::balance::health::{Ejection, Thresholds};
 use crate::balance::policy::PolicyKind;
 use crate::base::addr::Endpoint;
 use crate::config::address;
+use crate::config::check_discover;
 use crate::config::duration;
 use crate::config::ledger::Wrong;
 use crate::config::names;
 use crate::config::reader::{Found, Reader};
-use crate::config::settings::{Backend, Drain, Health, HttpProbe, Pool, Probe, Queue};
+use crate::config::settings::{Address, Backend, Drain, Health, HttpProbe, Pool, Probe, Queue};
 
 /// Tries beyond this only make the client wait.
 const RETRIES_MAX: u32 = 16;
@@ -51,6 +52,7 @@ pub(crate) fn pool(table: &Reader<'_>) -> (Option<Found<String>>, Pool) {
         drain: drain(&table.table("drain")),
         ejection: ejection(&table.table("ejection")),
         backends: backends(table, health.port),
+        discover: check_discover::discovers(table),
         health,
     };
     (name, pool)
@@ -196,7 +198,7 @@ fn status_ranges(text: &str) -> Result<Vec<RangeInclusive<u16>>, Wrong> {
 
 fn backends(pool: &Reader<'_>, health_port: u16) -> Vec<Backend> {
     let tables = pool.tables("backend");
-    if tables.is_empty() && !pool.has("backend") && !pool.has("discover") {
+    if tables.is_empty() && !pool.has("backend") && !check_discover::is_written(pool) {
         let hint = "add [[pool.backend]] with a line such as address = \"127.0.0.1:9001\"";
         let message = format!("{} has no backend", pool.label());
         pool.ledger()
@@ -214,7 +216,8 @@ fn backends(pool: &Reader<'_>, health_port: u16) -> Vec<Backend> {
         .collect()
 }
 
-fn backend(table: &Reader<'_>) -> (Option<Found<String>>, Option<Backend>) {
+/// A backend and its name; where there was a mistake, `None` or a name made up.
+pub(crate) fn backend(table: &Reader<'_>) -> (Option<Found<String>>, Option<Backend>) {
     let address = table.required("address", "an address in quotes", address::parse_backend);
     let name = if table.has("name") {
         table.optional("name", "a string", names::backend_name)
@@ -242,7 +245,7 @@ fn backend(table: &Reader<'_>) -> (Option<Found<String>>, Option<Backend>) {
 }
 
 /// The address, where it makes a name.
-fn default_name(table: &Reader<'_>, address: &Found<Endpoint>) -> Option<Found<String>> {
+fn default_name(table: &Reader<'_>, address: &Found<Address>) -> Option<Found<String>> {
     let place = address.place.clone();
     match names::backend_name(&address.value.to_string()) {
         Ok(value) => Some(Found { value, place }),
@@ -269,7 +272,7 @@ fn note_probe_port_of_unix_backends(
         if matches!(
             backend,
             Some(Backend {
-                address: Endpoint::Unix(_),
+                address: Address::At(Endpoint::Unix(_)),
                 ..
             })
         ) {

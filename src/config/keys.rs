@@ -37,6 +37,10 @@ pub(crate) enum Kind {
     Text(&'static str),
     /// Has an integer, with this default.
     Number(u32),
+    /// Has a boolean, with this default.
+    Flag(bool),
+    /// Has an array of strings, by default an empty one.
+    List,
     Section(&'static Section),
     /// Known, but not built yet: only this value, which asks for nothing, is accepted.
     NotYet(Off),
@@ -75,6 +79,7 @@ pub(crate) static GLOBAL: Section = Section {
         number("max_connections", 100_000),
         text("drain_timeout", "30s"),
         text("hash_seed", ""),
+        list("resolvers"),
     ],
 };
 
@@ -126,11 +131,11 @@ pub(crate) static POOL: Section = Section {
         section("ejection", &EJECTION),
         section("health", &HEALTH),
         section("backend", &BACKEND),
+        section("discover", &DISCOVER),
         not_yet("send_proxy", Off::Text("off")),
         not_yet("tls", Off::Never),
         not_yet("slow_start", Off::Duration("0s")),
         not_yet("panic_threshold", Off::Zero),
-        not_yet("discover", Off::EmptyArray),
     ],
 };
 
@@ -186,14 +191,46 @@ pub(crate) static HEALTH: Section = Section {
 pub(crate) static BACKEND: Section = Section {
     path: "pool.backend",
     shape: Shape::Array,
+    keys: &BACKEND_KEYS,
+};
+
+const BACKEND_KEYS: [Key; 6] = [
+    optional("name", "\"a\""),
+    required("address", "\"127.0.0.1:9001\""),
+    number("weight", 1),
+    number("priority", 0),
+    number("max_connections", 0),
+    not_yet("cost", Off::Zero),
+];
+
+pub(crate) static DISCOVER: Section = Section {
+    path: "pool.discover",
+    shape: Shape::Array,
     keys: &[
-        optional("name", "\"a\""),
-        required("address", "\"127.0.0.1:9001\""),
+        required("kind", "\"dns\""),
+        optional("name", "\"web.internal\""),
+        optional("port", "8080"),
         number("weight", 1),
         number("priority", 0),
         number("max_connections", 0),
-        not_yet("cost", Off::Zero),
+        text("min_ttl", "1s"),
+        text("max_ttl", "5m"),
+        optional("path", "\"backends.toml\""),
+        flag("allow_empty", false),
     ],
+};
+
+/// The top level of a file that `kind = "file"` names.
+pub(crate) static BACKEND_FILE: Section = Section {
+    path: "",
+    shape: Shape::Root,
+    keys: &[section("backend", &FILE_BACKEND)],
+};
+
+static FILE_BACKEND: Section = Section {
+    path: "backend",
+    shape: Shape::Array,
+    keys: &BACKEND_KEYS,
 };
 
 const fn required(name: &'static str, example: &'static str) -> Key {
@@ -221,6 +258,20 @@ const fn number(name: &'static str, default: u32) -> Key {
     Key {
         name,
         kind: Kind::Number(default),
+    }
+}
+
+const fn flag(name: &'static str, default: bool) -> Key {
+    Key {
+        name,
+        kind: Kind::Flag(default),
+    }
+}
+
+const fn list(name: &'static str) -> Key {
+    Key {
+        name,
+        kind: Kind::List,
     }
 }
 
@@ -281,6 +332,8 @@ impl Key {
             }
             Kind::Text(default) => format!("{} = {default:?}", self.name),
             Kind::Number(default) => format!("{} = {default}", self.name),
+            Kind::Flag(default) => format!("{} = {default}", self.name),
+            Kind::List => format!("{} = []", self.name),
             Kind::Section(section) => section.header(),
             Kind::NotYet(_) => self.name.to_owned(),
         }
@@ -296,13 +349,14 @@ mod tests {
     /// The lines of `conf/lb.toml` between the first header of the section and the next header.
     fn documented_lines(section: &Section) -> Vec<&'static str> {
         let lines = DOCUMENTED.lines().skip_while(|line| {
+            let bare = line.strip_prefix('#').unwrap_or(line);
             section.shape != Shape::Root
-                && line.split('#').next().unwrap().trim() != section.header()
+                && bare.split('#').next().unwrap().trim() != section.header()
         });
         let skipped = usize::from(section.shape != Shape::Root);
         lines
             .skip(skipped)
-            .take_while(|line| !line.starts_with('['))
+            .take_while(|line| !line.starts_with('[') && !line.starts_with("#["))
             .collect()
     }
 
@@ -321,12 +375,16 @@ mod tests {
                     Kind::Section(inner) => {
                         let found = DOCUMENTED
                             .lines()
-                            .any(|line| line.starts_with(&inner.header()));
+                            .any(|line| line.trim_start_matches('#').starts_with(&inner.header()));
                         assert!(found, "{} is not in conf/lb.toml", inner.header());
                         continue;
                     }
                     Kind::Required(_) | Kind::Optional(_) => format!("{} = ", key.name),
-                    Kind::Text(_) | Kind::Number(_) | Kind::NotYet(_) => key.example(),
+                    Kind::Text(_)
+                    | Kind::Number(_)
+                    | Kind::Flag(_)
+                    | Kind::List
+                    | Kind::NotYet(_) => key.example(),
                 };
                 let line = documented_lines(section)
                     .into_iter()

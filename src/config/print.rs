@@ -9,8 +9,8 @@ use crate::balance::policy::PolicyKind;
 use crate::config::duration;
 use crate::config::expand;
 use crate::config::settings::{
-    AccessTarget, Backend, Drain, Health, HttpProbe, Listener, LogFormat, LogLevel, Pool, Probe,
-    Queue, Settings,
+    AccessTarget, Backend, Discover, Drain, Health, HttpProbe, Listener, LogFormat, LogLevel, Pool,
+    Probe, Queue, Settings,
 };
 
 /// A text that [`load_text`](crate::config::load::load_text) reads as equal settings, provided that
@@ -26,6 +26,12 @@ pub fn print_effective(settings: &Settings) -> String {
     out.line("max_connections", global.max_connections);
     out.duration("drain_timeout", global.drain_timeout);
     out.string("hash_seed", &global.hash_seed);
+    let resolvers: Vec<String> = global
+        .resolvers
+        .iter()
+        .map(|resolver| quoted(&resolver.to_string()))
+        .collect();
+    out.line("resolvers", format!("[{}]", resolvers.join(", ")));
 
     out.header("[log]");
     out.string("level", level(settings.log.level));
@@ -92,6 +98,9 @@ fn print_pool(out: &mut Text, pool: &Pool) {
     for backend in &pool.backends {
         print_backend(out, backend);
     }
+    for discover in &pool.discover {
+        print_discover(out, discover);
+    }
 }
 
 fn print_health(out: &mut Text, health: &Health) {
@@ -133,6 +142,46 @@ fn print_backend(out: &mut Text, backend: &Backend) {
     out.line("weight", backend.weight);
     out.line("priority", backend.priority);
     out.line("max_connections", backend.max_connections);
+}
+
+fn print_discover(out: &mut Text, discover: &Discover) {
+    out.header("[[pool.discover]]");
+    let ttl = match discover {
+        Discover::Dns {
+            name,
+            port,
+            weight,
+            priority,
+            max_connections,
+            ttl,
+        } => {
+            out.string("kind", "dns");
+            out.string("name", name.as_str());
+            out.line("port", port);
+            out.line("weight", weight);
+            out.line("priority", priority);
+            out.line("max_connections", max_connections);
+            ttl
+        }
+        Discover::Srv {
+            name,
+            max_connections,
+            ttl,
+        } => {
+            out.string("kind", "srv");
+            out.string("name", name.as_str());
+            out.line("max_connections", max_connections);
+            ttl
+        }
+        Discover::File { path, allow_empty } => {
+            out.string("kind", "file");
+            out.string("path", &path.display().to_string());
+            out.line("allow_empty", allow_empty);
+            return;
+        }
+    };
+    out.duration("min_ttl", ttl.min);
+    out.duration("max_ttl", ttl.max);
 }
 
 fn level(level: LogLevel) -> &'static str {

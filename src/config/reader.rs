@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
+use std::path::Path;
 
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
@@ -17,6 +18,8 @@ use crate::config::syntax::Page;
 pub(crate) struct Desk<'a> {
     pub(crate) ledger: &'a Ledger,
     pub(crate) env: Env<'a>,
+    /// What relative paths are relative to.
+    pub(crate) folder: &'a Path,
 }
 
 /// One table of a file.
@@ -44,11 +47,20 @@ pub(crate) struct Found<T> {
 impl<'a> Reader<'a> {
     /// Keys that are unknown or not there yet are noted here.
     pub(crate) fn of_page(desk: &'a Desk<'a>, page: &'a Page<'a>) -> Self {
+        Reader::of_page_as(&ROOT, desk, page)
+    }
+
+    /// The same for a file of another kind, whose top level is `section`.
+    pub(crate) fn of_page_as(
+        section: &'static Section,
+        desk: &'a Desk<'a>,
+        page: &'a Page<'a>,
+    ) -> Self {
         let place = Place {
             file: page.file,
             span: 0..0,
         };
-        Reader::open(desk, page, &ROOT, Some(&page.tree), place, "")
+        Reader::open(desk, page, section, Some(&page.tree), place, "")
     }
 
     fn open(
@@ -142,6 +154,11 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn ledger(&self) -> &'a Ledger {
         self.desk.ledger
+    }
+
+    /// What relative paths are relative to.
+    pub(crate) fn folder(&self) -> &'a Path {
+        self.desk.folder
     }
 
     pub(crate) fn note(&self, place: &Place, wrong: Wrong) {

@@ -1,6 +1,7 @@
 //! The control plane: starts the workers, applies configurations, drains. Every change, whoever
 //! asks for it, comes through [`Control::run`] one after the other.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,8 +13,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use super::descriptors;
-use super::plan::{Plan, Registry};
-use super::probing::Probing;
+use super::discovering::Discovering;
+use super::plan::{Departed, Plan, Registry};
+use super::probing::{PROBES_AT_ONCE, Probing};
 use super::shared::{BindId, Message, Shared};
 use super::state::State;
 use super::worker::Worker;
@@ -21,6 +23,7 @@ use crate::balance::backend::Wish;
 use crate::base::addr::Endpoint;
 use crate::base::clock::Moment;
 use crate::config::settings::{Listener, Settings};
+use crate::discovery::source::{self, Source};
 use crate::net::listen;
 use crate::net::peer::unacknowledged_max;
 use crate::observe::access::AccessLog;
@@ -123,6 +126,10 @@ pub struct Control {
     shared: Arc<Shared>,
     access: AccessLog,
     probing: Probing,
+    discovering: Discovering,
+    /// Until then new clients wait in the kernel's queue for backends to be found; `None` = no
+    /// longer.
+    warming_until: Option<Instant>,
     started_at: Moment,
     commands: mpsc::Receiver<Command>,
     /// Tells of a worker that ended.
@@ -143,7 +150,8 @@ impl Control {
             .map_err(StartError::AccessLog)?;
         let shared = Arc::new(Shared::new(workers, max_connections).map_err(StartError::Threads)?);
         let mut registry = Registry::default();
-        let plan = Plan::new(&settings, &mut registry);
+        let discovering = Discovering::default();
+        let plan = Plan::new(&settings, &mut registry, discovering.book());
         let (sender, commands) = mpsc::channel(COMMANDS_MAX);
         let (end, ended) = mpsc::unbounded_channel();
         let mut control = Control {
@@ -153,6 +161,8 @@ impl Control {
             next_bind: 0,
             access,
             probing: Probing::default(),
+            warming_until: warms_up(&settings).then(|| Instant::now() + WARMING_MAX),
+            discovering,
             started_at: Moment::now(),
             commands,
             ended,
@@ -162,8 +172,8 @@ impl Control {
         };
         control.binds = control.open_missing(&control.settings.listeners.clone())?;
         control.publish();
-        for bind in &control.binds {
-            control.tell_workers_to_listen(bind);
+        if control.warming_until.is_none() {
+            control.tell_workers_to_listen_to_all();
         }
         for me in 0..workers {
             let log = control.access.line_writer();
@@ -198,11 +208,18 @@ impl Control {
     /// Errors: a worker could not go on.
     pub async fn run(mut self) -> io::Result<()> {
         self.probing.apply(&self.settings, &self.plan);
+        self.discovering.apply(&self.settings);
         let mut force_at: Option<Instant> = None;
         let mut result = Ok(());
         while self.running > 0 {
             let forced = async {
                 match force_at {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let warm = async {
+                match self.warming_until {
                     Some(at) => sleep_until(at).await,
                     None => std::future::pending().await,
                 }
@@ -218,6 +235,7 @@ impl Control {
                 }
                 Some(command) = self.commands.recv() => match command {
                     Command::Drain(timeout) => {
+                        self.end_warming();
                         self.tell_workers(|| Message::Drain);
                         // The last holder closes: clients would wait in a queue that nobody
                         // serves any more.
@@ -229,6 +247,8 @@ impl Control {
                     Command::Stop => self.tell_workers(|| Message::Stop),
                     command => self.serve(command),
                 },
+                heard = self.discovering.heard() => self.take_in(&heard),
+                () = warm => self.end_warming(),
                 () = forced => {
                     self.tell_workers(|| Message::Stop);
                     force_at = None;
@@ -236,6 +256,7 @@ impl Control {
             }
         }
         self.probing.stop();
+        self.discovering.stop();
         for bind in &self.binds {
             remove_socket_file(&bind.asked);
         }
@@ -287,7 +308,9 @@ impl Control {
             reloaded.needs_restart.push("global.workers".to_owned());
         }
         self.shared.process.set_max(max_connections);
-        self.plan = Plan::new(&settings, &mut self.registry);
+        let book = self.discovering.book();
+        let plan = Plan::new(&settings, &mut self.registry, book);
+        self.replace_plan(plan);
         let (mut kept, removed): (Vec<_>, Vec<_>) = self
             .binds
             .drain(..)
@@ -303,11 +326,53 @@ impl Control {
             self.tell_workers(|| Message::Unlisten { bind: bind.id });
             remove_socket_file(&bind.asked);
         }
-        for bind in &self.binds {
-            self.tell_workers_to_listen(bind);
-        }
+        self.end_warming();
+        self.tell_workers_to_listen_to_all();
         self.probing.apply(&self.settings, &self.plan);
+        self.discovering.apply(&self.settings);
         Ok(reloaded)
+    }
+
+    /// Rebuilds the pools whose backends are others than before, now that these sources were
+    /// heard of.
+    fn take_in(&mut self, heard: &BTreeSet<Source>) {
+        let book = self.discovering.book();
+        let refreshed = self
+            .plan
+            .refreshed(&self.settings, &mut self.registry, book, heard);
+        if let Some(plan) = refreshed {
+            self.replace_plan(plan);
+            self.publish();
+            self.probing.apply(&self.settings, &self.plan);
+        }
+        if self.discovering.is_complete() {
+            self.end_warming();
+        }
+    }
+
+    /// Every change of what pools have passes here.
+    fn replace_plan(&mut self, newer: Plan) {
+        for gone in told(self.plan.departed(&newer), "gone") {
+            let pool = &gone.upstream.pool;
+            let sessions = pool.live(gone.index).active();
+            let backend = &pool.members()[gone.index];
+            let (pool, name, address) = (pool.name(), &*backend.name, &backend.target);
+            tracing::info!(pool, backend = name, %address, sessions, "backend is gone");
+        }
+        for new in told(newer.departed(&self.plan), "new") {
+            let pool = &new.upstream.pool;
+            let backend = &pool.members()[new.index];
+            let (pool, name, address) = (pool.name(), &*backend.name, &backend.target);
+            tracing::info!(pool, backend = name, %address, "backend is new");
+        }
+        self.plan = newer;
+    }
+
+    /// Serves the clients that waited for backends to be found.
+    fn end_warming(&mut self) {
+        if self.warming_until.take().is_some() {
+            self.tell_workers_to_listen_to_all();
+        }
     }
 
     /// Opens the addresses of `listeners` that are not listened on yet.
@@ -366,6 +431,12 @@ impl Control {
         }
     }
 
+    fn tell_workers_to_listen_to_all(&self) {
+        for bind in &self.binds {
+            self.tell_workers_to_listen(bind);
+        }
+    }
+
     /// Workers that listen on it already go on as they are.
     fn tell_workers_to_listen(&self, bind: &Bind) {
         let exclusive = matches!(bind.asked, Endpoint::Unix(_));
@@ -400,12 +471,17 @@ impl Control {
             .routes
             .iter()
             .map(|route| (&**route, self.addresses(&route.listener)));
-        State::gather(
+        let mut state = State::gather(
             self.started_at,
             listeners,
             &self.plan.upstreams,
             &self.probing,
-        )
+        );
+        let now = Moment::now();
+        for (pool, settings) in state.pools.iter_mut().zip(&self.settings.pools) {
+            pool.discovery = self.discovering.states(settings, now);
+        }
+        state
     }
 }
 
@@ -418,7 +494,11 @@ fn connections_allowed(settings: &Settings, workers: usize) -> Result<u32, Start
         .iter()
         .map(|listener| listener.binds.len())
         .sum();
-    let backends = settings.pools.iter().map(|pool| pool.backends.len()).sum();
+    let mut backends = settings.pools.iter().map(|pool| pool.backends.len()).sum();
+    if warms_up(settings) {
+        // How many will be found, nobody knows; no more are probed at once.
+        backends += PROBES_AT_ONCE + DISCOVERY_DESCRIPTORS;
+    }
     let allowed = descriptors::reserve(wanted, workers, listening, backends);
     if allowed < wanted {
         if settings.global.max_connections != MAX_CONNECTIONS_DEFAULT || allowed == 0 {
@@ -430,6 +510,28 @@ fn connections_allowed(settings: &Settings, workers: usize) -> Result<u32, Start
         );
     }
     Ok(allowed)
+}
+
+/// Backends of one change that have a line of their own.
+const TOLD_MAX: usize = 32;
+
+/// The first of them; one line says how many more there are.
+fn told(list: Vec<Departed>, what: &str) -> impl Iterator<Item = Departed> {
+    if let Some(more) = list.len().checked_sub(TOLD_MAX).filter(|more| *more > 0) {
+        tracing::info!("{more} more backends are {what}");
+    }
+    list.into_iter().take(TOLD_MAX)
+}
+
+/// Sockets of questions to name servers, and watches of files.
+const DISCOVERY_DESCRIPTORS: usize = 64;
+
+/// The longest that clients wait at start for backends to be found.
+const WARMING_MAX: Duration = Duration::from_secs(1);
+
+/// Whether there are backends to be found first.
+fn warms_up(settings: &Settings) -> bool {
+    !source::of_settings(settings).is_empty()
 }
 
 /// `global.max_connections` when the configuration does not say.

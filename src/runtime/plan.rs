@@ -1,6 +1,6 @@
 //! From settings to what runs: pools over their live records, and a route for each address.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::shared::{BindId, Snapshot};
@@ -9,6 +9,9 @@ use crate::balance::pool::{MemberSpec, Pool, PoolSpec};
 use crate::balance::table::Table;
 use crate::base::addr::Endpoint;
 use crate::config::settings::{self, Probe, Settings};
+use crate::discovery::book::Book;
+use crate::discovery::members::gather;
+use crate::discovery::source::{self, Source};
 use crate::proxy::route::{Limits, Route, Tally, Upstream};
 
 /// Live records by name; they carry counters, verdicts and limits over a reload.
@@ -27,14 +30,74 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub fn new(settings: &Settings, registry: &mut Registry) -> Plan {
+    /// `book` is what is known of the backends that are found, not listed.
+    pub fn new(settings: &Settings, registry: &mut Registry, book: &Book) -> Plan {
         registry.forget_all_but(settings);
         let seed = &settings.global.hash_seed;
         let upstreams: Vec<_> = settings
             .pools
             .iter()
-            .map(|pool| upstream(pool, seed, registry))
+            .map(|pool| upstream(pool, members(pool, book), seed, registry))
             .collect();
+        Plan::over(upstreams, settings, registry)
+    }
+
+    /// The same settings with what is known of their sources by now: `None` when no pool has other
+    /// members than before. Pools that have the same go on as they are.
+    pub fn refreshed(
+        &self,
+        settings: &Settings,
+        registry: &mut Registry,
+        book: &Book,
+        heard: &BTreeSet<Source>,
+    ) -> Option<Plan> {
+        let seed = &settings.global.hash_seed;
+        let mut changed = false;
+        let mut refresh = |(pool, old): (&settings::Pool, &Arc<Upstream>)| {
+            let is_heard = |(source, _): (Source, _)| heard.contains(&source);
+            if !source::of_pool(pool).into_iter().any(is_heard) {
+                return old.clone();
+            }
+            let members = members(pool, book);
+            if *members == *old.pool.members() {
+                return old.clone();
+            }
+            changed = true;
+            upstream(pool, members, seed, registry)
+        };
+        let upstreams = settings.pools.iter().zip(&self.upstreams);
+        let upstreams: Vec<_> = upstreams.map(&mut refresh).collect();
+        changed.then(|| Plan::over(upstreams, settings, registry))
+    }
+
+    /// The backends that `newer` does not have any more. They get no new connection; their
+    /// sessions go on, holding the pool they began with.
+    pub fn departed(&self, newer: &Plan) -> Vec<Departed> {
+        let mut departed = Vec::new();
+        for old in &self.upstreams {
+            let same_name = |new: &&Arc<Upstream>| new.pool.name() == old.pool.name();
+            let new = newer.upstreams.iter().find(same_name);
+            if new.is_some_and(|new| Arc::ptr_eq(new, old)) {
+                continue;
+            }
+            let left = new.map_or(&[][..], |new| new.pool.members());
+            let left: HashSet<(&str, &str)> = left
+                .iter()
+                .map(|one| (&*one.name, &*one.identity))
+                .collect();
+            for (index, member) in old.pool.members().iter().enumerate() {
+                if !left.contains(&(&*member.name, &*member.identity)) {
+                    departed.push(Departed {
+                        upstream: old.clone(),
+                        index,
+                    });
+                }
+            }
+        }
+        departed
+    }
+
+    fn over(upstreams: Vec<Arc<Upstream>>, settings: &Settings, registry: &mut Registry) -> Plan {
         let routes = settings.listeners.iter().map(|listener| {
             Arc::new(Route {
                 listener: listener.name.clone(),
@@ -72,6 +135,14 @@ impl Plan {
     }
 }
 
+/// A backend of a pool as it was, which the pool by the same name has no more.
+#[derive(Debug)]
+pub struct Departed {
+    pub upstream: Arc<Upstream>,
+    /// Among the members of `upstream`.
+    pub index: usize,
+}
+
 impl Registry {
     fn forget_all_but(&mut self, settings: &Settings) {
         self.tables
@@ -81,20 +152,30 @@ impl Registry {
     }
 }
 
-fn upstream(pool: &settings::Pool, seed: &str, registry: &mut Registry) -> Arc<Upstream> {
+/// The members of a pool at the moment, told of what had to be left out.
+fn members(pool: &settings::Pool, book: &Book) -> Vec<MemberSpec<Endpoint>> {
+    let gathered = gather(pool, book);
+    let pool = &*pool.name;
+    for backend in &gathered.left_out {
+        tracing::debug!(pool, backend, "a backend was found that is listed already");
+    }
+    if gathered.too_many {
+        tracing::error!(pool, "more backends were found than a pool can have");
+    }
+    gathered.members
+}
+
+fn upstream(
+    pool: &settings::Pool,
+    members: Vec<MemberSpec<Endpoint>>,
+    seed: &str,
+    registry: &mut Registry,
+) -> Arc<Upstream> {
     let table = registry
         .tables
         .entry(pool.name.clone())
         .or_default()
         .clone();
-    let members = pool.backends.iter().map(|backend| MemberSpec::<Endpoint> {
-        name: backend.name.clone(),
-        identity: backend.address.to_string(),
-        target: backend.address.clone(),
-        weight: backend.weight,
-        priority: backend.priority,
-        max_connections: backend.max_connections,
-    });
     let spec = PoolSpec {
         name: pool.name.clone(),
         policy: pool.policy,
@@ -102,7 +183,7 @@ fn upstream(pool: &settings::Pool, seed: &str, registry: &mut Registry) -> Arc<U
         probed: pool.health.probe != Probe::None,
         seed: seed.to_owned(),
         max_connections: pool.max_connections,
-        members: members.collect(),
+        members,
     };
     Arc::new(Upstream {
         pool: Arc::new(Pool::new(spec, table)),

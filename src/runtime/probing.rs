@@ -18,7 +18,7 @@ use crate::probe::pace::{Slots, jittered};
 use crate::probe::runner::{ProbeKind, ProbeSpec};
 
 /// Probes under way at once, over all pools: bounds descriptors and bursts.
-const PROBES_AT_ONCE: usize = 256;
+pub const PROBES_AT_ONCE: usize = 256;
 
 /// What the latest probe of a backend brought.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -30,6 +30,23 @@ pub struct PoolState {
     pub name: String,
     pub policy: PolicyKind,
     pub backends: Vec<BackendState>,
+    /// One for each source of its backends.
+    pub discovery: Vec<DiscoveryState>,
+}
+
+/// Where backends are looked for, and with what success.
+#[derive(Clone, Debug)]
+pub struct DiscoveryState {
+    /// dns, srv or file.
+    pub kind: &'static str,
+    /// The name, or the path.
+    pub name: String,
+    /// In the last good answer, however old.
+    pub addresses: usize,
+    /// Time since the last good answer; `None` = there was none yet.
+    pub age: Option<Duration>,
+    /// What the latest look found wrong; a file's mistakes have several lines.
+    pub error: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -104,5 +121,6 @@ fn pool(upstream: &Upstream, probing: &Probing, now: Moment) -> PoolState {
         name: pool.name().to_owned(),
         policy: pool.policy(),
         backends: backends.collect(),
+        discovery: Vec::new(),
     }
 }
