@@ -288,11 +288,11 @@ mod tests {
 
     impl<S: Subscriber> Layer<S> for Collect {
         fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        // The resolver has a line for every forged packet; what came of it we tell ourselves.
-        let of_resolver = event.metadata().target().starts_with("hickory");
-        if of_resolver && !IS_DEBUGGING.load(Ordering::Relaxed) {
-            return;
-        }
+            // The resolver has a line for every forged packet; what came of it we tell ourselves.
+            let of_resolver = event.metadata().target().starts_with("hickory");
+            if of_resolver && !IS_DEBUGGING.load(Ordering::Relaxed) {
+                return;
+            }
             push_event(
                 &mut self.0.lock().unwrap(),
                 self.1,

@@ -5,6 +5,7 @@ mod balance_kit;
 mod closing;
 mod config;
 mod demo;
+mod discovery;
 mod ejections;
 mod floors;
 mod harness;

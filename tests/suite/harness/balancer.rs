@@ -10,6 +10,7 @@ use std::sync::mpsc::channel;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use lbd::balance::backend::Wish;
 use lbd::base::addr::Endpoint;
 use lbd::config::load::load_text;
 use lbd::config::settings::Settings;
@@ -184,6 +185,16 @@ impl Balancer {
     pub fn reload(&self, setup: &Setup) -> Result<Reloaded, StartError> {
         let settings = settings(&setup.toml(&log_path(&self.folder)));
         self.ask(|done| Command::Reload(Box::new(settings), done))
+    }
+
+    /// What the operator wants of a backend of the pool `out`; false when there is no such one.
+    pub fn wish(&self, backend: &str, wish: Wish) -> bool {
+        self.ask(|done| Command::Wish {
+            pool: "out".to_owned(),
+            backend: backend.to_owned(),
+            wish,
+            done,
+        })
     }
 
     /// Sessions of listeners that a reload removed are counted by nobody any more.
