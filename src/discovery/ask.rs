@@ -346,10 +346,10 @@ fn first_error(targets: &[Target], heard: &HashMap<HostName, Merged>) -> Option<
     targets
         .iter()
         .find_map(|target| match heard.get(&target.host) {
-            None => Some(format!("{}: {NO_ANSWER}", target.host)),
+            None => Some(format!("{}: {NO_ANSWER}", target.host.bare())),
             Some(merged) => {
                 let error = merged.error.as_ref()?;
-                Some(format!("{}: {error}", target.host))
+                Some(format!("{}: {error}", target.host.bare()))
             }
         })
 }

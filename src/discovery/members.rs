@@ -121,3 +121,88 @@ fn nameless(
         max_connections,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::base::clock::Moment;
+    use crate::config::load::load_text;
+    use crate::discovery::addresses::Addresses;
+    use crate::discovery::book::News;
+    use crate::discovery::source;
+
+    const HEAD: &str = "[[listener]]\nname = \"in\"\nbind = \"127.0.0.1:1\"\npool = \"out\"\n\
+                        [[pool]]\nname = \"out\"\n";
+
+    fn pool(tables: &str) -> Pool {
+        let settings = load_text("t", &format!("{HEAD}{tables}"), &|_| None);
+        settings.unwrap().pools.remove(0)
+    }
+
+    /// What is known when every source of the pool answers with these addresses.
+    fn book(pool: &Pool, list: &[&str]) -> Book {
+        let mut book = Book::default();
+        let sources: BTreeMap<_, _> = source::of_pool(pool).into_iter().collect();
+        book.keep(&sources);
+        for source in sources.into_keys() {
+            let ips = list.iter().map(|text| text.parse().unwrap());
+            let (v4, v6) = ips.partition(IpAddr::is_ipv4);
+            let news = News {
+                source,
+                answer: Some(Answer::Addresses(Addresses { v4, v6 })),
+                ttl: None,
+                error: None,
+            };
+            book.record(news, Moment::ZERO);
+        }
+        book
+    }
+
+    const DNS: &str = "[[pool.discover]]\nkind = \"dns\"\nname = \"web.test\"\nport = 80\n";
+
+    #[test]
+    fn the_order_of_an_answer_is_no_change() {
+        let pool = pool(DNS);
+        let one = gather(&pool, &book(&pool, &["10.0.0.2", "fd00::1", "10.0.0.1"]));
+        let other = gather(&pool, &book(&pool, &["10.0.0.1", "10.0.0.2", "fd00::1"]));
+        assert_eq!(one, other);
+        let names: Vec<&str> = one.members.iter().map(|one| &*one.name).collect();
+        assert_eq!(names, ["10.0.0.1:80", "10.0.0.2:80", "[fd00::1]:80"]);
+    }
+
+    #[test]
+    fn nothing_known_is_no_member_and_takes_no_listed_one_away() {
+        let listed = "[[pool.backend]]\naddress = \"10.0.0.9:80\"\n[[pool.backend]]\n\
+                      address = \"db.test:80\"\n";
+        let pool = pool(&format!("{listed}{DNS}"));
+        let members = gather(&pool, &Book::default()).members;
+        let names: Vec<&str> = members.iter().map(|one| &*one.name).collect();
+        assert_eq!(names, ["10.0.0.9:80"]);
+        let members = gather(&pool, &book(&pool, &["10.0.0.1"])).members;
+        let of = |member: &MemberSpec<Endpoint>| (member.name.clone(), member.identity.clone());
+        let expected = [
+            ("10.0.0.9:80".to_owned(), "10.0.0.9:80".to_owned()),
+            ("db.test:80".to_owned(), "10.0.0.1:80".to_owned()),
+        ];
+        let found: Vec<_> = members.iter().map(of).collect();
+        assert_eq!(found, expected, "found at the address of a listed one");
+    }
+
+    #[test]
+    fn a_pool_has_no_more_members_than_it_can_count() {
+        let many: String = (0..70)
+            .map(|n| DNS.replace("port = 80", &format!("port = {}", 80 + n)))
+            .collect();
+        let pool = pool(&many);
+        let list: Vec<String> = (0..1024_u32)
+            .map(|n| std::net::Ipv4Addr::from(0x0a00_0000 + n).to_string())
+            .collect();
+        let list: Vec<&str> = list.iter().map(String::as_str).collect();
+        let gathered = gather(&pool, &book(&pool, &list));
+        assert!(gathered.too_many);
+        assert_eq!(gathered.members.len(), MEMBERS_MAX);
+    }
+}

@@ -27,6 +27,9 @@ const QUIET: Duration = Duration::from_millis(100);
 /// A file that never is quiet is read after so many waits.
 const QUIET_WAITS_MAX: u32 = 20;
 
+/// Of a file's mistakes.
+const ERROR_LINES_MAX: usize = 60;
+
 /// A watched file; dropping it ends the thread.
 #[derive(Debug)]
 pub struct Watch {
@@ -144,7 +147,7 @@ impl Watching {
                     (None, Some(why))
                 }
                 Ok(backends) => (Some(Answer::Backends(backends)), None),
-                Err(mistakes) => (None, Some(mistakes.to_string())),
+                Err(mistakes) => (None, Some(shown(&mistakes.to_string()))),
             },
         };
         News {
@@ -157,6 +160,16 @@ impl Watching {
             error,
         }
     }
+}
+
+/// The first mistakes; nobody reads them all at once.
+fn shown(mistakes: &str) -> String {
+    let mut lines: Vec<&str> = mistakes.lines().collect();
+    if lines.len() > ERROR_LINES_MAX {
+        lines.truncate(ERROR_LINES_MAX);
+        lines.push("and so on");
+    }
+    lines.join("\n")
 }
 
 impl Stamp {

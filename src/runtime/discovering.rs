@@ -323,3 +323,52 @@ impl Rhythm {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::discovery::addresses::Addresses;
+
+    fn news(name: &str) -> News {
+        let v4 = vec!["10.0.0.1".parse().unwrap()];
+        News {
+            source: Source::Host(HostName::parse(name).unwrap()),
+            answer: Some(Answer::Addresses(Addresses { v4, v6: vec![] })),
+            ttl: None,
+            error: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_storm_of_news_changes_pools_ten_times_a_second_at_most() {
+        let mut discovering = Discovering::default();
+        let names = ["a", "b", "c", "d"].map(news);
+        let sources = names.iter().map(|one| (one.source.clone(), ())).collect();
+        discovering.book.keep::<()>(&sources);
+        let sender = discovering.sender.clone();
+        let storm = tokio::spawn(async move {
+            loop {
+                for news in &names {
+                    sender.send(news.clone()).await.unwrap();
+                }
+                sleep(Duration::from_millis(1)).await;
+            }
+        });
+        let begun = Instant::now();
+        assert!(!discovering.heard().await.is_empty());
+        for _ in 0..3 {
+            let heard = discovering.heard().await;
+            assert_eq!(heard.len(), 4, "all that came meanwhile is one change");
+        }
+        assert!(begun.elapsed() >= BETWEEN_CHANGES * 3);
+        storm.abort();
+    }
+
+    #[tokio::test]
+    async fn news_of_what_is_mentioned_no_more_are_no_change() {
+        let mut discovering = Discovering::default();
+        discovering.sender.send(news("gone")).await.unwrap();
+        let heard = tokio::time::timeout(Duration::from_millis(200), discovering.heard());
+        assert!(heard.await.is_err());
+    }
+}

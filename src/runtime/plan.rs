@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use super::shared::{BindId, Snapshot};
 use crate::balance::key::HashSeed;
-use crate::balance::pool::{MemberSpec, Pool, PoolSpec};
+use crate::balance::pool::{Pool, PoolSpec};
 use crate::balance::table::Table;
-use crate::base::addr::Endpoint;
 use crate::config::settings::{self, Probe, Settings};
 use crate::discovery::book::Book;
-use crate::discovery::members::gather;
+use crate::discovery::members::{Gathered, gather};
 use crate::discovery::source::{self, Source};
 use crate::proxy::route::{Limits, Route, Tally, Upstream};
 
@@ -37,7 +36,7 @@ impl Plan {
         let upstreams: Vec<_> = settings
             .pools
             .iter()
-            .map(|pool| upstream(pool, members(pool, book), seed, registry))
+            .map(|pool| upstream(pool, gather(pool, book), seed, registry))
             .collect();
         Plan::over(upstreams, settings, registry)
     }
@@ -58,12 +57,12 @@ impl Plan {
             if !source::of_pool(pool).into_iter().any(is_heard) {
                 return old.clone();
             }
-            let members = members(pool, book);
-            if *members == *old.pool.members() {
+            let gathered = gather(pool, book);
+            if *gathered.members == *old.pool.members() {
                 return old.clone();
             }
             changed = true;
-            upstream(pool, members, seed, registry)
+            upstream(pool, gathered, seed, registry)
         };
         let upstreams = settings.pools.iter().zip(&self.upstreams);
         let upstreams: Vec<_> = upstreams.map(&mut refresh).collect();
@@ -152,25 +151,29 @@ impl Registry {
     }
 }
 
-/// The members of a pool at the moment, told of what had to be left out.
-fn members(pool: &settings::Pool, book: &Book) -> Vec<MemberSpec<Endpoint>> {
-    let gathered = gather(pool, book);
-    let pool = &*pool.name;
-    for backend in &gathered.left_out {
-        tracing::debug!(pool, backend, "a backend was found that is listed already");
+/// Tells of backends that were found and cannot be members.
+fn tell_of_left_out(pool: &str, gathered: &Gathered) {
+    if let Some(first) = gathered.left_out.first() {
+        let count = gathered.left_out.len();
+        tracing::info!(
+            pool,
+            count,
+            first,
+            "found backends are left out: they are listed already"
+        );
     }
     if gathered.too_many {
         tracing::error!(pool, "more backends were found than a pool can have");
     }
-    gathered.members
 }
 
 fn upstream(
     pool: &settings::Pool,
-    members: Vec<MemberSpec<Endpoint>>,
+    gathered: Gathered,
     seed: &str,
     registry: &mut Registry,
 ) -> Arc<Upstream> {
+    tell_of_left_out(&pool.name, &gathered);
     let table = registry
         .tables
         .entry(pool.name.clone())
@@ -183,7 +186,7 @@ fn upstream(
         probed: pool.health.probe != Probe::None,
         seed: seed.to_owned(),
         max_connections: pool.max_connections,
-        members,
+        members: gathered.members,
     };
     Arc::new(Upstream {
         pool: Arc::new(Pool::new(spec, table)),

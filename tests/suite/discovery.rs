@@ -89,23 +89,22 @@ fn members(balancer: &Balancer) -> Vec<String> {
 
 #[track_caller]
 fn await_members(balancer: &Balancer, expected: &[String]) {
-    let begun = Instant::now();
-    while members(balancer) != expected {
+    let same = || (members(balancer) == expected).then_some(());
+    if wait::within(wait::PATIENCE, same).is_none() {
         let (found, state) = (members(balancer), discovery(balancer));
-        assert!(
-            begun.elapsed() < wait::PATIENCE,
-            "{found:?} instead of {expected:?}, {state:?}"
-        );
-        std::thread::yield_now();
+        panic!("{found:?} instead of {expected:?}, {state:?}");
     }
 }
 
 #[track_caller]
 fn await_error(balancer: &Balancer, part: &str) {
-    wait::until(&format!("discovery has failed by {part}"), || {
-        let error = discovery(balancer).error;
-        error.is_some_and(|error| error.contains(part))
-    });
+    let is_told = || {
+        let error = discovery(balancer).error?;
+        error.contains(part).then_some(())
+    };
+    if wait::within(wait::PATIENCE, is_told).is_none() {
+        panic!("not {part}: {:?}", discovery(balancer));
+    }
 }
 
 fn at(port: u16, hosts: &[&str]) -> Vec<String> {
