@@ -177,8 +177,11 @@ impl Asker {
             });
         }
         let mut heard = HashMap::new();
-        while let Ok(Some(Ok((host, merged)))) = timeout_at(deadline, questions.join_next()).await {
-            heard.insert(host, merged);
+        while let Ok(Some(answer)) = timeout_at(deadline, questions.join_next()).await {
+            // One that ended by a panic says nothing of its target.
+            if let Ok((host, merged)) = answer {
+                heard.insert(host, merged);
+            }
         }
         heard
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::state::DiscoveryState;
@@ -15,7 +15,8 @@ use crate::balance::chance::Chance;
 use crate::base::clock::Moment;
 use crate::base::host::HostName;
 use crate::config::settings::{Pool, Settings, TtlBounds};
-use crate::discovery::ask::Asker;
+use crate::discovery::addresses::Merged;
+use crate::discovery::ask::{Asker, ServiceHeard};
 use crate::discovery::book::{Answer, Book, News};
 use crate::discovery::pace::Pace;
 use crate::discovery::source::{self, Source};
@@ -139,7 +140,15 @@ impl Discovering {
         Work::Asking(tokio::spawn(async move {
             let mut rhythm = Rhythm::new(&source, bounds);
             loop {
-                let merged = asker.addresses(&host, last.as_ref()).await;
+                let question = {
+                    let (asker, host, last) = (asker.clone(), host.clone(), last.clone());
+                    async move { asker.addresses(&host, last.as_ref()).await }
+                };
+                let merged = apart(question).await.unwrap_or_else(|| Merged {
+                    addresses: None,
+                    ttl: None,
+                    error: Some(PANIC.to_owned()),
+                });
                 last = merged.addresses.clone().or(last);
                 let news = News {
                     source: source.clone(),
@@ -164,7 +173,15 @@ impl Discovering {
         Work::Asking(tokio::spawn(async move {
             let mut rhythm = Rhythm::new(&source, bounds);
             loop {
-                let heard = asker.service(&service, &last).await;
+                let question = {
+                    let (asker, service, last) = (asker.clone(), service.clone(), last.clone());
+                    async move { asker.service(&service, &last).await }
+                };
+                let heard = apart(question).await.unwrap_or_else(|| ServiceHeard {
+                    places: None,
+                    ttl: None,
+                    error: Some(PANIC.to_owned()),
+                });
                 last = heard.places.clone().unwrap_or(last);
                 let news = News {
                     source: source.clone(),
@@ -296,6 +313,16 @@ impl Drop for Task {
     }
 }
 
+const PANIC: &str = "the question ended by a panic, which is a bug";
+
+/// Runs a question so that its panic is its own: a name is asked for again whatever an answer did
+/// to us. `None` = it ended by one. Dropping the future ends the question.
+async fn apart<T: Send + 'static>(question: impl Future<Output = T> + Send + 'static) -> Option<T> {
+    let mut alone = JoinSet::new();
+    alone.spawn(question);
+    alone.join_next().await?.ok()
+}
+
 /// When one name is asked for again.
 struct Rhythm {
     pace: Pace,
@@ -362,6 +389,13 @@ mod tests {
         }
         assert!(begun.elapsed() >= BETWEEN_CHANGES * 3);
         storm.abort();
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_a_question_is_a_failure_like_any_other() {
+        assert_eq!(apart(async { 7 }).await, Some(7));
+        let panics = async { panic!("on purpose") };
+        assert_eq!(apart::<()>(panics).await, None);
     }
 
     #[tokio::test]

@@ -15,7 +15,9 @@ use tempfile::TempDir;
 
 use crate::harness::balancer::{Balancer, Setup};
 use crate::harness::dns::{self, A, AAAA, DnsServer, Record, Reply, SRV, addresses};
+use crate::harness::machine::descriptors;
 use crate::harness::peer::Backend;
+use crate::harness::process::Process;
 use crate::harness::wait;
 
 /// Backends at these addresses and one port; each greets with the last part of its address.
@@ -429,6 +431,32 @@ fn names_of_the_hosts_file_are_not_asked_for() {
     await_members(&balancer, &at(port, &["127.0.0.1"]));
     assert_eq!(session(&balancer).1, 1);
     assert_eq!(dns.asked("localhost", A) + dns.asked("localhost", AAAA), 0);
+}
+
+#[test]
+fn a_process_that_asks_in_vain_says_so_once_and_holds_no_more_than_before() {
+    let dns = DnsServer::start();
+    dns.say("web.test", Reply::WrongId(Box::new(dns::SERVFAIL)));
+    dns.say("busy.test", addresses(0, &["127.0.0.1"]));
+    let mut setup = by_name(&dns, 80);
+    let busy = "kind = \"dns\"\nport = 80\nname = \"busy.test\"\nmin_ttl = \"100ms\"";
+    writeln!(setup.more, "[[pool.discover]]\n{busy}").unwrap();
+    let process = Process::start(&setup);
+    wait::until("questions were asked", || dns.asked("busy.test", A) > 10);
+    let before = descriptors(&process.proc());
+    // The first two fail after some seconds each, with a pause of a second between.
+    wait::until("a name was asked for in vain again and again", || {
+        dns.asked("busy.test", A) > 60 && dns.asked("web.test", A) > 4
+    });
+    let errors = process.errors();
+    let lines = errors.lines().filter(|line| line.contains("web.test"));
+    let lines: Vec<&str> = lines.collect();
+    assert_eq!(lines.len(), 1, "{errors}");
+    assert!(lines[0].contains("discovery failed: nothing is known of it yet"));
+    assert!(!errors.contains("wrong message id"), "{errors}");
+    // A question under way has a socket for each family.
+    let after = descriptors(&process.proc());
+    assert!(after <= before + 8, "{before} became {after}");
 }
 
 fn srv(priority: u16, weight: u16, port: u16, target: &str) -> Record {
