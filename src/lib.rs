@@ -10,6 +10,7 @@
 pub mod base {
     pub mod addr;
     pub mod clock;
+    pub mod drain;
     pub mod ending;
     pub mod host;
     pub mod wall;
@@ -36,6 +37,7 @@ pub mod observe {
 /// Floor 2: which backend is taken, and why; pure: no sockets, no clock, no threads of its own.
 pub mod balance {
     pub mod backend;
+    pub mod budget;
     pub mod chance;
     pub mod health;
     pub mod key;
@@ -44,6 +46,7 @@ pub mod balance {
     pub mod policy;
     pub mod pool;
     pub mod queue;
+    pub mod rebalance;
     mod slots;
     pub mod table;
 }
@@ -99,12 +102,15 @@ pub mod proxy {
 
 /// Floor 6: threads and their life: workers, the control thread, reload, drain.
 pub mod runtime {
+    pub mod closing;
     pub mod control;
     mod descriptors;
     mod discovering;
+    pub mod draining;
     pub mod life;
     mod plan;
     pub mod probing;
+    mod rebalancing;
     pub mod sessions;
     pub mod shared;
     pub mod state;

@@ -154,6 +154,12 @@ impl<T> Lease<T> {
         &self.pool.members()[self.index()]
     }
 
+    /// Whether the lease is of this member, by its live record: in a pool of another configuration
+    /// it may have another index.
+    pub fn is_of(&self, pool: &Pool<T>, index: usize) -> bool {
+        self.pool.record(self.index()) == pool.record(index)
+    }
+
     /// The backend accepted; to be told once. Ends its row of failures.
     pub fn connected(&self) {
         self.pool.live(self.index()).counters.connected();

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::backend::{Availability, State, Verdict, Wish, availability};
+use super::budget::Budget;
 use super::health::Ejection;
 use super::key::HashSeed;
 pub use super::lease::{Candidates, Lease, TRIES_MAX};
@@ -51,6 +52,13 @@ pub struct PoolSpec<T> {
     pub max_connections: u32,
     /// At most [`MEMBERS_MAX`].
     pub members: Vec<MemberSpec<T>>,
+}
+
+/// Tells one live record from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Record {
+    table: usize,
+    slot: u32,
 }
 
 /// Members are counted in 16 bits throughout the policies.
@@ -166,6 +174,15 @@ impl<T> Pool<T> {
         self.slots.live(self.member_slots[index])
     }
 
+    /// Which live record the member has: pools of one name that follow each other have the same
+    /// for the same backend. Means nothing once the pool is gone.
+    pub fn record(&self, index: usize) -> Record {
+        Record {
+            table: Arc::as_ptr(&self.table) as usize,
+            slot: self.member_slots[index],
+        }
+    }
+
     /// The word an operator sees.
     pub fn state(&self, index: usize, now: Moment) -> State {
         let live = self.live(index);
@@ -198,14 +215,20 @@ impl<T> Pool<T> {
         self.table.queue()
     }
 
+    pub fn budget(&self) -> &Budget {
+        self.table.budget()
+    }
+
     /// For the probes.
     pub fn set_verdict(&self, index: usize, verdict: Verdict) {
         self.live(index).hot.set_verdict(verdict);
+        self.queue().released();
     }
 
     /// For the operator.
     pub fn set_wish(&self, index: usize, wish: Wish) {
         self.live(index).hot.set_wish(wish);
+        self.queue().released();
     }
 
     /// Counts a failed connect, which may be the one that ejects the member.

@@ -12,7 +12,7 @@ use std::sync::atomic::fence;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Wakes a client of one thread, whom the thread knows by a number of its own.
-pub trait Wake: Send + Sync {
+pub trait Wake: fmt::Debug + Send + Sync {
     fn wake(&self, client: u64);
 }
 
@@ -33,15 +33,10 @@ struct Line {
     owed: bool,
 }
 
+#[derive(Debug)]
 struct Bell {
     wake: Arc<dyn Wake>,
     client: u64,
-}
-
-impl fmt::Debug for Bell {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Bell({})", self.client)
-    }
 }
 
 impl Queue {
@@ -58,19 +53,19 @@ impl Queue {
 
     /// Takes the last place; `None` when `length` clients wait already.
     ///
-    /// The client is called at once when nobody stands before it: room that was made since it
-    /// found none woke nobody.
+    /// The client is called at once when nobody waits before it: room that was made since it found
+    /// none woke nobody.
     pub fn join(self: &Arc<Self>, length: u32, wake: Arc<dyn Wake>, client: u64) -> Option<Place> {
         let mut line = self.line();
         if self.waiting() >= length {
             return None;
         }
-        self.waiting.fetch_add(1, SeqCst);
+        // Behind one that was called and has not chosen yet it stands too: the room is not its.
+        let called = self.waiting.fetch_add(1, SeqCst) == 0;
         // Pairs with `released`: either that sees this client, or this client sees the room.
         fence(SeqCst);
         let number = line.next_number;
         line.next_number += 1;
-        let called = line.standing.is_empty();
         if !called {
             line.standing.insert(
                 number,
@@ -90,7 +85,7 @@ impl Queue {
         })
     }
 
-    /// A lease was given back: calls the client that has waited longest. One load while nobody
+    /// A lease was given back, or a backend may have come: calls the client that has waited longest. One load while nobody
     /// waits, which has to follow the release in one order over all threads.
     #[inline]
     pub(super) fn released(&self) {
@@ -162,8 +157,9 @@ impl Place {
         // Its call is used up, so leaving need not pass it on.
         self.used = true;
         let queue = Arc::clone(&self.queue);
+        let owed = std::mem::take(&mut queue.line().owed);
         drop(self);
-        if more {
+        if more || owed {
             queue.released();
         }
     }
@@ -179,5 +175,248 @@ impl Drop for Place {
         if !stood && !self.used {
             self.queue.released();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Calls(Mutex<Sender<u64>>);
+
+    impl Wake for Calls {
+        fn wake(&self, client: u64) {
+            self.0.lock().unwrap().send(client).unwrap();
+        }
+    }
+
+    fn queue() -> (Arc<Queue>, Arc<dyn Wake>, Receiver<u64>) {
+        let (calls, called) = channel();
+        (Arc::default(), Arc::new(Calls(Mutex::new(calls))), called)
+    }
+
+    /// A place of a client that was not called, because somebody stands before it.
+    fn stand(queue: &Arc<Queue>, wake: &Arc<dyn Wake>, client: u64) -> Place {
+        let mut place = queue.join(u32::MAX, wake.clone(), client).unwrap();
+        if place.is_called() {
+            assert!(place.stand_back());
+        }
+        place
+    }
+
+    #[test]
+    fn clients_are_called_in_the_order_they_came_one_for_each_lease_given_back() {
+        let (queue, wake, called) = queue();
+        let mut places: Vec<Place> = (0..100).map(|it| stand(&queue, &wake, it)).collect();
+        for client in 0..100 {
+            queue.released();
+            assert_eq!(called.try_iter().collect::<Vec<_>>(), [client]);
+            let mut place = places.remove(0);
+            assert!(place.is_called());
+            place.served(false);
+            assert_eq!(queue.waiting() as usize, places.len());
+        }
+        queue.released();
+        assert!(called.try_iter().next().is_none());
+    }
+
+    #[test]
+    fn one_that_left_is_passed_over_and_one_that_leaves_when_called_passes_the_call_on() {
+        let (queue, wake, called) = queue();
+        let mut places: Vec<Place> = (0..4).map(|it| stand(&queue, &wake, it)).collect();
+        drop(places.remove(0));
+        assert!(called.try_iter().next().is_none(), "leaving makes no room");
+        queue.released();
+        assert_eq!(called.recv(), Ok(1));
+        drop(places.remove(0));
+        assert_eq!(called.recv(), Ok(2));
+        assert_eq!(queue.waiting(), 2);
+    }
+
+    #[test]
+    fn who_chose_in_vain_stands_before_all_who_came_later() {
+        let (queue, wake, called) = queue();
+        let mut places: Vec<Place> = (0..3).map(|it| stand(&queue, &wake, it)).collect();
+        queue.call();
+        assert_eq!(called.recv(), Ok(0));
+        assert!(places[0].is_called() && places[0].stand_back());
+        queue.call();
+        assert_eq!(called.recv(), Ok(0));
+    }
+
+    #[test]
+    fn room_made_while_the_only_client_chooses_is_not_missed() {
+        let (queue, wake, called) = queue();
+        let mut place = queue.join(1, wake.clone(), 7).unwrap();
+        assert!(place.is_called(), "nobody stood before it");
+        queue.released();
+        assert!(!place.stand_back(), "it has to look again");
+        assert!(place.stand_back());
+        queue.released();
+        assert_eq!(called.recv(), Ok(7));
+    }
+
+    #[test]
+    fn the_line_has_an_end() {
+        let (queue, wake, _called) = queue();
+        let places: Vec<Place> = (0..3).map(|it| stand(&queue, &wake, it)).collect();
+        assert!(queue.join(3, wake.clone(), 3).is_none());
+        drop(places);
+        assert!(!queue.is_occupied());
+        assert!(queue.join(0, wake, 3).is_none());
+    }
+
+    /// One client of a made-up pool, which takes one step after the other.
+    #[derive(Debug, Default)]
+    struct Client {
+        rounds_left: u32,
+        place: Option<Place>,
+        next: Step,
+    }
+
+    #[derive(Clone, Copy, Debug, Default, PartialEq)]
+    enum Step {
+        #[default]
+        Come,
+        Join,
+        Choose,
+        StandBack,
+        LookForMore,
+        Served(bool),
+        GiveBack,
+        TellQueue,
+    }
+
+    impl Client {
+        /// Outside, with a seat, or standing.
+        fn rests(&mut self) -> bool {
+            match self.next {
+                Step::Come | Step::GiveBack => true,
+                Step::Choose => !self.place.as_mut().unwrap().is_called(),
+                _ => false,
+            }
+        }
+
+        /// False when it can only wait.
+        fn step(&mut self, queue: &Arc<Queue>, wake: &Arc<dyn Wake>, free: &mut u32) -> bool {
+            let take = |free: &mut u32| std::mem::replace(free, free.saturating_sub(1)) > 0;
+            self.next = match self.next {
+                Step::Come if self.rounds_left == 0 => return false,
+                Step::Come if !queue.is_occupied() && take(free) => Step::GiveBack,
+                Step::Come => Step::Join,
+                Step::Join => {
+                    self.place = queue.join(u32::MAX, wake.clone(), 0);
+                    Step::Choose
+                }
+                Step::Choose if !self.place.as_mut().unwrap().is_called() => return false,
+                Step::Choose if take(free) => Step::LookForMore,
+                Step::Choose => Step::StandBack,
+                Step::StandBack => {
+                    // Stands, or chooses again.
+                    let _ = self.place.as_mut().unwrap().stand_back();
+                    Step::Choose
+                }
+                Step::LookForMore => Step::Served(*free > 0),
+                Step::Served(more) => {
+                    self.place.take().unwrap().served(more);
+                    Step::GiveBack
+                }
+                Step::GiveBack => {
+                    *free += 1;
+                    Step::TellQueue
+                }
+                Step::TellQueue => {
+                    queue.released();
+                    self.rounds_left -= 1;
+                    Step::Come
+                }
+            };
+            true
+        }
+    }
+
+    proptest::proptest! {
+        /// Clients take their steps in every order that chance finds, some leave: whoever waits
+        /// when nothing moves any more was forgotten.
+        #[test]
+        fn nobody_is_forgotten_in_whatever_order_things_happen(
+            seats in 1..3_u32,
+            order in proptest::collection::vec((0..5_usize, 0..40_u8), 0..400),
+        ) {
+            let (queue, wake, _called) = queue();
+            let mut free = seats;
+            let mut clients: Vec<Client> = (0..5)
+                .map(|_| Client { rounds_left: 6, ..Client::default() })
+                .collect();
+            for (who, leaves) in order {
+                let client = &mut clients[who];
+                if leaves == 0 && client.next == Step::Choose {
+                    client.place = None;
+                    client.next = Step::Come;
+                } else {
+                    client.step(&queue, &wake, &mut free);
+                }
+                // When nobody is about to do anything, nobody stands before an empty seat.
+                if clients.iter_mut().all(Client::rests) {
+                    proptest::prop_assert!(free == 0 || queue.waiting() == 0, "{clients:?}");
+                }
+            }
+            while clients.iter_mut().any(|client| client.step(&queue, &wake, &mut free)) {}
+            proptest::prop_assert!(clients.iter().all(|client| client.rounds_left == 0), "{clients:?}");
+            proptest::prop_assert_eq!((queue.waiting(), free), (0, seats));
+        }
+    }
+
+    /// As many threads as there are clients fight for two seats; whoever finds none waits for its
+    /// bell without a limit of time, so that a call that is lost hangs the test.
+    #[test]
+    fn no_client_is_forgotten_however_threads_meet() {
+        use std::sync::atomic::AtomicU32;
+        const SEATS: u32 = 2;
+        let queue: Arc<Queue> = Arc::default();
+        let taken = AtomicU32::new(0);
+        let take = || {
+            let room = |taken| (taken < SEATS).then_some(taken + 1);
+            taken.fetch_update(SeqCst, SeqCst, room).is_ok()
+        };
+        std::thread::scope(|scope| {
+            for client in 0..8 {
+                let (queue, taken, take) = (&queue, &taken, &take);
+                scope.spawn(move || {
+                    let (calls, called) = channel();
+                    let wake: Arc<dyn Wake> = Arc::new(Calls(Mutex::new(calls)));
+                    for round in 0..2000_u64 {
+                        if queue.is_occupied() || !take() {
+                            let mut place = queue.join(8, wake.clone(), client).unwrap();
+                            // Some leave, called or not.
+                            if (round + client) % 7 == 0 {
+                                continue;
+                            }
+                            loop {
+                                if place.is_called() {
+                                    if take() {
+                                        place.served(taken.load(SeqCst) < SEATS);
+                                        break;
+                                    }
+                                    if !place.stand_back() {
+                                        continue;
+                                    }
+                                }
+                                called.recv().unwrap();
+                            }
+                            called.try_iter().for_each(drop);
+                        }
+                        assert!(taken.load(SeqCst) <= SEATS);
+                        std::thread::yield_now();
+                        taken.fetch_sub(1, SeqCst);
+                        queue.released();
+                    }
+                });
+            }
+        });
+        assert_eq!((queue.waiting(), taken.into_inner()), (0, 0));
     }
 }

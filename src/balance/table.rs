@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::backend::Verdict;
+use super::budget::Budget;
 use super::policy::Memory;
 use super::queue::Queue;
 use super::slots::{CHUNK_SLOTS, Chunk, Slots};
@@ -22,6 +23,7 @@ pub struct Table {
     book: Mutex<Book>,
     held: Held,
     queue: Arc<Queue>,
+    budget: Budget,
     /// Held while ejections begin or are cleared, so that a pool's share of ejected backends is
     /// exact. Taken only on connect failures and successes that may change one.
     ejecting: Mutex<()>,
@@ -88,6 +90,10 @@ impl Table {
 
     pub(super) fn queue(&self) -> &Arc<Queue> {
         &self.queue
+    }
+
+    pub(super) fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     pub(super) fn ejecting(&self) -> MutexGuard<'_, ()> {

@@ -50,12 +50,27 @@ pub(crate) fn pool(table: &Reader<'_>) -> (Option<Found<String>>, Pool) {
         max_connections: table.number("max_connections", 0..=u32::MAX),
         queue: queue(&table.table("queue")),
         drain: drain(&table.table("drain")),
+        rebalance: table.number("rebalance", 0..=u32::MAX),
         ejection: ejection(&table.table("ejection")),
         backends: backends(table, health.port),
         discover: check_discover::discovers(table),
         health,
     };
+    note_rebalance_in_vain(table, &pool);
     (name, pool)
+}
+
+/// Where the policy has one place for each client, who connects again is sent there again.
+fn note_rebalance_in_vain(table: &Reader<'_>, pool: &Pool) {
+    let bound = matches!(pool.policy, PolicyKind::IpHash | PolicyKind::Failover);
+    if bound && pool.rebalance > 0 {
+        let message = "`rebalance` has no use here: the policy sends each client to one place";
+        let hint = "leave `rebalance` out, or choose another policy such as \"least_connections\"";
+        table.note(
+            &table.place_of_value("rebalance"),
+            Wrong::new(message, hint),
+        );
+    }
 }
 
 fn queue(table: &Reader<'_>) -> Queue {

@@ -128,6 +128,7 @@ pub(crate) static POOL: Section = Section {
         number("max_connections", 0),
         section("queue", &QUEUE),
         section("drain", &DRAIN),
+        number("rebalance", 0),
         section("ejection", &EJECTION),
         section("health", &HEALTH),
         section("backend", &BACKEND),

@@ -93,6 +93,7 @@ fn print_pool(out: &mut Text, pool: &Pool) {
     out.line("max_connections", pool.max_connections);
     out.line("queue", queue(&pool.queue));
     out.line("drain", drain(&pool.drain));
+    out.line("rebalance", pool.rebalance);
     out.line("ejection", ejection(&pool.ejection));
     print_health(out, &pool.health);
     for backend in &pool.backends {

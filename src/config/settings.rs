@@ -77,6 +77,8 @@ pub struct Pool {
     pub max_connections: u32,
     pub queue: Queue,
     pub drain: Drain,
+    /// Idle sessions moved each second when a backend comes; 0 = none.
+    pub rebalance: u32,
     pub ejection: Ejection,
     pub health: Health,
     /// Names are unique within the pool; at least one, unless `discover` has one.

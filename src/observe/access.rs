@@ -14,7 +14,7 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant, SystemTime};
 
 use self::lane::{Handover, Lane, Mode, PENDING_BYTES_MAX, Shared, lock};
-pub use self::line::Record;
+pub use self::line::{FailedTry, Record};
 use self::sink::Sink;
 use crate::base::wall::Stamp;
 use crate::observe::form::Format;

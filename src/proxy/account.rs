@@ -8,7 +8,7 @@ use super::route::{Admission, Route};
 use crate::base::addr::ClientAddr;
 use crate::base::clock::Moment;
 use crate::base::ending::{Phase, RelayPath, Termination};
-use crate::observe::access::Record;
+use crate::observe::access::{FailedTry, Record};
 
 /// What a session's record says of it, from the first moment.
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub(super) struct Closing<'a> {
     pub(super) first_byte: Option<Duration>,
     pub(super) bytes: (u64, u64),
     pub(super) path: RelayPath,
+    pub(super) queue: Duration,
+    pub(super) failed_tries: &'a [FailedTry],
 }
 
 impl Account {
@@ -47,7 +49,7 @@ impl Account {
             phase: closing.phase,
             termination: closing.termination,
             detail: closing.detail,
-            queue: Duration::ZERO,
+            queue: closing.queue,
             connect: closing.connect,
             first_byte: closing.first_byte,
             duration: cx.now.since(self.accepted_at),
@@ -55,6 +57,7 @@ impl Account {
             bytes_to_client: closing.bytes.1,
             tries: closing.tries,
             path: closing.path,
+            failed_tries: closing.failed_tries,
         };
         cx.log.write(&record, SystemTime::now());
     }

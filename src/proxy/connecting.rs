@@ -1,4 +1,5 @@
-//! From an accepted client to a connected backend: pick, dial, and on failure the next one.
+//! From an accepted client to a connected backend: pick, dial, and on failure the next one; while
+//! every backend is full, wait in the pool's queue.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +10,15 @@ use rustix::net::sockopt;
 use super::context::Context;
 use super::route::Upstream;
 use crate::balance::pool::{Candidates, Lease};
+use crate::balance::queue::Place;
 use crate::base::addr::{Endpoint, Side};
 use crate::base::clock::Moment;
-use crate::base::ending::Termination;
+use crate::base::ending::{Phase, Termination};
 use crate::net::dial::{self, DialError};
 use crate::net::peer::Peer;
 use crate::net::poller::{Readiness, Token};
-use crate::relay::direction::Direction;
+use crate::observe::access::FailedTry;
+use crate::relay::direction::{Direction, Flow};
 
 /// A client whose backend is not connected yet. Every step consumes it and says what it became.
 #[derive(Debug)]
@@ -24,11 +27,23 @@ pub(super) struct Connecting {
     /// What the client sent so far. Held until the backend takes it.
     ahead: Direction,
     backend_token: Token,
+    upstream: Arc<Upstream>,
     candidates: Candidates,
-    tried: Option<Try>,
-    /// All tries together end here.
+    awaits: Awaits,
+    /// All connects together end here; moved on by the time spent in the queue.
     deadline: Moment,
-    last_failure: Option<Failure>,
+    /// Time spent in the queue.
+    queued: Duration,
+    failed_tries: Vec<FailedTry>,
+    last_error: Option<DialError>,
+}
+
+#[derive(Debug)]
+enum Awaits {
+    /// Nothing: the next backend is being chosen.
+    Nothing,
+    Backend(Try),
+    Room(Waiting),
 }
 
 /// One connect under way.
@@ -41,17 +56,18 @@ struct Try {
     deadline: Moment,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Failure {
-    /// Index of the backend in its pool.
-    backend: usize,
-    error: DialError,
+/// A wait in the pool's queue.
+#[derive(Debug)]
+struct Waiting {
+    place: Place,
+    begun_at: Moment,
+    deadline: Moment,
 }
 
 /// What came of a step.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// Look again at an event, or at this moment.
+    /// Look again at an event, at a call of the queue, or at this moment.
     Waits(Connecting, Moment),
     Connected(Connected),
     Failed(Failed),
@@ -64,17 +80,29 @@ pub(super) struct Connected {
     pub(super) to_backend: Direction,
     pub(super) lease: Lease<Endpoint>,
     pub(super) took: Duration,
-    pub(super) tries: u32,
+    pub(super) queued: Duration,
+    pub(super) failed_tries: Vec<FailedTry>,
 }
 
 #[derive(Debug)]
 pub(super) struct Failed {
     pub(super) client: Peer,
+    pub(super) phase: Phase,
     pub(super) termination: Termination,
     pub(super) detail: &'static str,
-    /// Index of the backend that was tried last.
-    pub(super) backend: Option<usize>,
+    pub(super) queued: Duration,
+    /// The one being tried, or that was tried last.
+    pub(super) backend: Option<Box<str>>,
     pub(super) tries: u32,
+    pub(super) failed_tries: Vec<FailedTry>,
+}
+
+/// What a choice among the backends brought.
+enum Choice {
+    Taken(Lease<Endpoint>),
+    /// It waits in the queue from now on.
+    Queued,
+    Over(Termination, &'static str),
 }
 
 impl Connecting {
@@ -90,10 +118,13 @@ impl Connecting {
             client,
             ahead: Direction::new(),
             backend_token,
+            upstream: upstream.clone(),
             candidates: Candidates::new(key),
-            tried: None,
+            awaits: Awaits::Nothing,
             deadline: cx.now + upstream.connect_timeout,
-            last_failure: None,
+            queued: Duration::ZERO,
+            failed_tries: Vec::new(),
+            last_error: None,
         };
         let fresh = match this.client.receive(cx.tools.scratch) {
             Ok(0) => {
@@ -102,27 +133,27 @@ impl Connecting {
             }
             Ok(count) => count,
             Err(Errno::AGAIN) => 0,
-            Err(_) => return this.failed(Termination::ClientReset, ""),
+            Err(_) => return this.failed(Termination::ClientReset, "", cx),
         };
-        this.dial(fresh, upstream, cx)
+        upstream.pool.budget().pay_in(upstream.retry_budget);
+        this.dial(fresh, cx)
     }
 
     pub(super) fn notice(
         mut self,
         side: Side,
         readiness: Readiness,
-        upstream: &Arc<Upstream>,
         cx: &mut Context<'_>,
     ) -> Outcome {
         if side == Side::Client {
-            self.client.notice(readiness);
-            return match self.client.broken {
-                true => self.failed(Termination::ClientReset, ""),
-                false => self.waits(),
-            };
+            return self.notice_client(readiness, cx);
         }
-        let Some(mut tried) = self.tried.take() else {
-            return self.waits();
+        let mut tried = match std::mem::replace(&mut self.awaits, Awaits::Nothing) {
+            Awaits::Backend(tried) => tried,
+            other => {
+                self.awaits = other;
+                return self.waits();
+            }
         };
         tried.backend.notice(readiness);
         if tried.backend.broken {
@@ -135,70 +166,189 @@ impl Connecting {
             if tried.backend.has_input() {
                 return self.connected(tried, cx);
             }
-            self.blame(&tried.lease, DialError(error), cx);
-            return self.dial(0, upstream, cx);
+            self.blame(&tried.lease, tried.begun_at, DialError(error), cx);
+            return self.dial(0, cx);
         }
         if readiness.writable {
             return self.connected(tried, cx);
         }
-        self.tried = Some(tried);
+        self.awaits = Awaits::Backend(tried);
+        self.waits()
+    }
+
+    /// A client that waits for room and closes its half is taken to have left, unless the pool
+    /// says otherwise: the kernel does not tell the two apart, and under overload most who close
+    /// have given up.
+    fn notice_client(mut self, readiness: Readiness, cx: &Context<'_>) -> Outcome {
+        self.client.notice(readiness);
+        if self.client.broken {
+            return self.failed(Termination::ClientReset, "", cx);
+        }
+        let queues = matches!(self.awaits, Awaits::Room(_));
+        if queues && self.client.finished && !self.upstream.queue.stays_half_closed {
+            return self.failed(Termination::ClientClosed, "", cx);
+        }
         self.waits()
     }
 
     /// The moment [`Outcome::Waits`] named has come.
-    pub(super) fn alarm(mut self, upstream: &Arc<Upstream>, cx: &mut Context<'_>) -> Outcome {
-        match self.tried.take_if(|tried| cx.now >= tried.deadline) {
-            Some(tried) => {
-                self.blame(&tried.lease, DialError(Errno::TIMEDOUT), cx);
-                self.dial(0, upstream, cx)
+    pub(super) fn alarm(mut self, cx: &mut Context<'_>) -> Outcome {
+        match std::mem::replace(&mut self.awaits, Awaits::Nothing) {
+            Awaits::Backend(tried) if cx.now >= tried.deadline => {
+                self.blame(&tried.lease, tried.begun_at, DialError(Errno::TIMEDOUT), cx);
+                self.dial(0, cx)
             }
-            None => self.waits(),
+            Awaits::Room(waiting) if cx.now >= waiting.deadline => {
+                self.awaits = Awaits::Room(waiting);
+                self.failed(Termination::QueueTimeout, "", cx)
+            }
+            other => {
+                self.awaits = other;
+                self.waits()
+            }
         }
+    }
+
+    /// The queue has called, perhaps somebody else who had this session's number before.
+    pub(super) fn called(mut self, cx: &mut Context<'_>) -> Outcome {
+        let Awaits::Room(waiting) = &mut self.awaits else {
+            return self.waits();
+        };
+        if !waiting.place.is_called() {
+            return self.waits();
+        }
+        // Backends may have come since: a client that waited through a reload finds them.
+        self.upstream = self.upstream.newest();
+        self.dial(0, cx)
     }
 
     /// Tries backends until a connect is under way or complete. `fresh` bytes of the client lie
     /// in the scratch buffer; they are kept when they cannot leave at once.
-    fn dial(mut self, fresh: usize, upstream: &Arc<Upstream>, cx: &mut Context<'_>) -> Outcome {
+    fn dial(mut self, fresh: usize, cx: &mut Context<'_>) -> Outcome {
         loop {
-            let tries_left = (upstream.retries + 1).saturating_sub(self.candidates.tries());
-            if tries_left == 0 || (self.last_failure.is_some() && cx.now >= self.deadline) {
-                return self.give_up();
-            }
-            let Some(lease) = self.candidates.next(&upstream.pool, cx.now, cx.chance) else {
-                return self.give_up();
+            let tries_left = (self.upstream.retries + 1).saturating_sub(self.candidates.tries());
+            let lease = match self.choose(tries_left, cx) {
+                Choice::Taken(lease) => lease,
+                Choice::Queued => return self.wait_in_line(fresh, cx),
+                Choice::Over(termination, detail) => return self.failed(termination, detail, cx),
             };
             let begun_at = cx.now;
-            let deadline = begun_at + self.share_of_time(tries_left, upstream, begun_at);
+            let deadline = begun_at + self.share_of_time(tries_left, begun_at);
             match self.dial_one(&lease, fresh, cx) {
-                Ok((backend, true)) => {
-                    return self.connected(
-                        Try {
-                            backend,
-                            lease,
-                            begun_at,
-                            deadline,
-                        },
-                        cx,
-                    );
-                }
-                Ok((mut backend, false)) => {
-                    let watched = backend.watch(cx.poller, true);
-                    if watched
-                        .and_then(|()| self.client.watch(cx.poller, false))
-                        .is_err()
-                    {
-                        return self.failed(Termination::Internal, "local_memory");
-                    }
-                    self.tried = Some(Try {
+                Ok((backend, stands)) => {
+                    let tried = Try {
                         backend,
                         lease,
                         begun_at,
                         deadline,
-                    });
-                    return self.waits();
+                    };
+                    return if stands {
+                        self.connected(tried, cx)
+                    } else {
+                        self.wait_for_backend(tried, cx)
+                    };
                 }
-                Err(error) => self.blame(&lease, error, cx),
+                Err(error) => self.blame(&lease, begun_at, error, cx),
             }
+        }
+    }
+
+    /// Takes the best backend, or else a place in the queue.
+    fn choose(&mut self, tries_left: u32, cx: &mut Context<'_>) -> Choice {
+        if self.last_error.is_some() && (tries_left == 0 || cx.now >= self.deadline) {
+            return self.over("");
+        }
+        let upstream = self.upstream.clone();
+        let pool = &upstream.pool;
+        // Who was served before and failed has stood in the line already.
+        let is_new = self.last_error.is_none() && !matches!(self.awaits, Awaits::Room(_));
+        let mut may_choose = !(is_new && pool.queue().is_occupied());
+        loop {
+            if may_choose && let Some(lease) = self.candidates.next(pool, cx.now, cx.chance) {
+                self.leave_line(cx.now, Some(&upstream));
+                if self.last_error.is_some() && !pool.budget().take(cx.now) {
+                    return self.over("retry_budget");
+                }
+                return Choice::Taken(lease);
+            }
+            match &mut self.awaits {
+                Awaits::Room(waiting) => {
+                    if waiting.place.stand_back() {
+                        return Choice::Queued;
+                    }
+                }
+                _ => match self.join_line(&upstream, cx) {
+                    Ok(true) => {}
+                    Ok(false) => return Choice::Queued,
+                    Err(over) => return over,
+                },
+            }
+            may_choose = true;
+        }
+    }
+
+    /// Takes the last place in the pool's line. True: it is this client's turn at once.
+    fn join_line(&mut self, upstream: &Upstream, cx: &Context<'_>) -> Result<bool, Choice> {
+        let pool = &upstream.pool;
+        if !self.candidates.found_all_full(pool, cx.now) {
+            return Err(self.over(""));
+        }
+        let client = self.client.token().0;
+        let joined = pool
+            .queue()
+            .join(upstream.queue.length, cx.bell.clone(), client);
+        let Some(mut place) = joined else {
+            return Err(match self.last_error {
+                Some(_) => self.over(""),
+                None => Choice::Over(Termination::QueueFull, ""),
+            });
+        };
+        let called = place.is_called();
+        self.awaits = Awaits::Room(Waiting {
+            place,
+            begun_at: cx.now,
+            deadline: cx.now + upstream.queue.timeout.saturating_sub(self.queued),
+        });
+        Ok(called)
+    }
+
+    /// Accounts for the time in the line, if it stood there. `served`: it has its backend, and
+    /// whoever is next is called if there is room for one more.
+    fn leave_line(&mut self, now: Moment, served: Option<&Upstream>) {
+        match std::mem::replace(&mut self.awaits, Awaits::Nothing) {
+            Awaits::Room(waiting) => {
+                let waited = now.since(waiting.begun_at);
+                self.queued += waited;
+                self.deadline = self.deadline + waited;
+                if let Some(upstream) = served {
+                    waiting.place.served(upstream.pool.has_room(now));
+                }
+            }
+            other => self.awaits = other,
+        }
+    }
+
+    fn wait_in_line(mut self, fresh: usize, cx: &mut Context<'_>) -> Outcome {
+        if fresh > 0 && !self.ahead.holds_bytes() {
+            self.ahead.keep(&cx.tools.scratch[..fresh]);
+        }
+        let has_left = self.ahead.flow() == Flow::Ended || self.client.finished;
+        if has_left && !self.upstream.queue.stays_half_closed {
+            return self.failed(Termination::ClientClosed, "", cx);
+        }
+        match self.client.watch(cx.poller, false) {
+            Ok(()) => self.waits(),
+            Err(_) => self.failed(Termination::Internal, "local_memory", cx),
+        }
+    }
+
+    fn wait_for_backend(mut self, mut tried: Try, cx: &mut Context<'_>) -> Outcome {
+        let watched = tried.backend.watch(cx.poller, true);
+        let watched = watched.and_then(|()| self.client.watch(cx.poller, false));
+        self.awaits = Awaits::Backend(tried);
+        match watched {
+            Ok(()) => self.waits(),
+            Err(_) => self.failed(Termination::Internal, "local_memory", cx),
         }
     }
 
@@ -234,9 +384,9 @@ impl Connecting {
 
     /// How long the try that begins now may take: what is left, shared with those that could
     /// still follow, so that one backend that swallows packets leaves time for another.
-    fn share_of_time(&self, tries_left: u32, upstream: &Upstream, now: Moment) -> Duration {
+    fn share_of_time(&self, tries_left: u32, now: Moment) -> Duration {
         let tries = self.candidates.tries() as usize;
-        let others = upstream.pool.members().len().saturating_sub(tries);
+        let others = self.upstream.pool.members().len().saturating_sub(tries);
         let shares = tries_left.min(u32::try_from(others + 1).unwrap_or(u32::MAX));
         self.deadline.since(now) / shares.max(1)
     }
@@ -256,45 +406,81 @@ impl Connecting {
             to_backend: self.ahead,
             lease,
             took: cx.now.since(begun_at),
-            tries: self.candidates.tries(),
+            queued: self.queued,
+            failed_tries: self.failed_tries,
         })
     }
 
-    fn blame(&mut self, lease: &Lease<Endpoint>, error: DialError, cx: &Context<'_>) {
-        self.last_failure = Some(Failure {
-            backend: lease.index(),
-            error,
+    fn blame(
+        &mut self,
+        lease: &Lease<Endpoint>,
+        begun_at: Moment,
+        error: DialError,
+        cx: &Context<'_>,
+    ) {
+        self.failed_tries.push(FailedTry {
+            backend: lease.member().name.as_str().into(),
+            error: error.detail(),
+            took: cx.now.since(begun_at),
         });
+        self.last_error = Some(error);
         if !error.is_local() {
             lease.connect_failed(cx.now);
         }
     }
 
     fn waits(self) -> Outcome {
-        let at = self
-            .tried
-            .as_ref()
-            .map_or(self.deadline, |tried| tried.deadline);
+        let at = match &self.awaits {
+            Awaits::Nothing => self.deadline,
+            Awaits::Backend(tried) => tried.deadline,
+            Awaits::Room(waiting) => waiting.deadline,
+        };
         Outcome::Waits(self, at)
     }
 
-    fn give_up(self) -> Outcome {
-        match self.last_failure.map(|failure| failure.error) {
-            None => self.failed(Termination::NoBackend, ""),
-            Some(DialError(Errno::TIMEDOUT)) => self.failed(Termination::ConnectTimeout, ""),
-            Some(error) => self.failed(Termination::ConnectFailed, error.detail()),
-        }
+    /// Nobody is left to be tried.
+    fn over(&self, detail: &'static str) -> Choice {
+        let (termination, error) = match self.last_error {
+            None => (Termination::NoBackend, ""),
+            Some(DialError(Errno::TIMEDOUT)) => (Termination::ConnectTimeout, ""),
+            Some(error) => (Termination::ConnectFailed, error.detail()),
+        };
+        Choice::Over(termination, if detail.is_empty() { error } else { detail })
     }
 
-    pub(super) fn failed(self, termination: Termination, detail: &'static str) -> Outcome {
-        let last = self.last_failure.map(|failure| failure.backend);
-        let current = self.tried.as_ref().map(|tried| tried.lease.index());
+    pub(super) fn failed(
+        mut self,
+        termination: Termination,
+        detail: &'static str,
+        cx: &Context<'_>,
+    ) -> Outcome {
+        let queues = matches!(self.awaits, Awaits::Room(_));
+        let phase = if queues || termination == Termination::QueueFull {
+            Phase::Queue
+        } else {
+            Phase::Connect
+        };
+        self.leave_line(cx.now, None);
+        let failed = self.failed_tries.len() as u32;
+        let (backend, tries) = match &self.awaits {
+            Awaits::Backend(tried) => {
+                let name = tried.lease.member().name.as_str();
+                (Some(name.into()), failed + 1)
+            }
+            _ => (
+                self.failed_tries.last().map(|last| last.backend.clone()),
+                failed,
+            ),
+        };
         Outcome::Failed(Failed {
             client: self.client,
+            phase,
             termination,
             detail,
-            backend: current.or(last),
-            tries: self.candidates.tries(),
+            queued: self.queued,
+            backend,
+            tries,
+            failed_tries: self.failed_tries,
         })
     }
 }
@@ -311,13 +497,22 @@ mod tests {
     use crate::balance::key::HashSeed;
     use crate::balance::policy::PolicyKind;
     use crate::balance::pool::{Member, Pool, PoolSpec};
+    use crate::balance::queue::Wake;
     use crate::balance::table::Table;
+    use crate::config::settings::{Drain, Queue};
     use crate::net::poller::Poller;
     use crate::observe::access::{AccessLog, Target};
     use crate::observe::form::Format;
     use crate::proxy::route::ProcessCount;
     use crate::relay::direction::Tools;
     use crate::relay::pipe::Pipes;
+
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl Wake for Nobody {
+        fn wake(&self, _: u64) {}
+    }
 
     const BROKEN: Readiness = Readiness {
         readable: true,
@@ -355,19 +550,28 @@ mod tests {
             pool: Arc::new(Pool::new(spec, Table::new())),
             connect_timeout: second,
             retries: 0,
+            retry_budget: 0,
+            queue: Queue {
+                length: 10,
+                timeout: second,
+                stays_half_closed: false,
+            },
+            drain: Drain {
+                deadline: second,
+                closes_on_down: false,
+            },
+            rebalance: 0,
             seed: HashSeed::new(""),
+            newest: Arc::default(),
         })
     }
 
-    /// What comes of a connect whose backend, by the time it is looked at, has said `said` and
-    /// reset the connection.
-    fn outcome_when_the_backend_reset_first(said: &[u8]) -> Outcome {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    /// Runs a test with a client that is accepted and a worker's things.
+    fn with_client(test: impl FnOnce(Peer, &mut Context<'_>)) {
         let front = TcpListener::bind("127.0.0.1:0").unwrap();
         let _client = TcpStream::connect(front.local_addr().unwrap()).unwrap();
         let (accepted, _) = front.accept().unwrap();
         accepted.set_nonblocking(true).unwrap();
-
         let log = AccessLog::open(&Target::Off, Format::Text).unwrap();
         let mut cx = Context {
             now: Moment::now(),
@@ -379,26 +583,42 @@ mod tests {
             chance: &mut Chance::seeded(1),
             log: &mut log.line_writer(),
             process: &Arc::new(ProcessCount::new(10)),
+            bell: &(Arc::new(Nobody) as Arc<dyn Wake>),
         };
-        let upstream = upstream_to(&listener);
-        let client = Peer::accepted(accepted.into(), Token(2), true);
-        let begun = Connecting::begin(client, Token(3), &upstream, 0, &mut cx);
-        let Outcome::Waits(connecting, _) = begun else {
-            panic!("without bytes of the client nothing tells that the connect stands: {begun:?}")
-        };
+        test(Peer::accepted(accepted.into(), Token(2), true), &mut cx);
+    }
 
-        let (mut backend, _) = listener.accept().unwrap();
-        backend.write_all(said).unwrap();
-        sockopt::set_socket_linger(&backend, Some(Duration::ZERO)).unwrap();
-        drop(backend);
-        let socket = connecting.tried.as_ref().unwrap().backend.socket();
-        let waited = Instant::now();
-        // tcp(7): a connection that was reset has no peer any more.
-        while rustix::net::getpeername(socket).is_ok_and(|peer| peer.is_some()) {
-            assert!(waited.elapsed() < Duration::from_secs(10));
-            std::thread::yield_now();
-        }
-        connecting.notice(Side::Backend, BROKEN, &upstream, &mut cx)
+    /// What comes of a connect whose backend, by the time it is looked at, has said `said` and
+    /// reset the connection.
+    fn outcome_when_the_backend_reset_first(said: &[u8]) -> Outcome {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut outcome = None;
+        with_client(|client, cx| {
+            let upstream = upstream_to(&listener);
+            let begun = Connecting::begin(client, Token(3), &upstream, 0, cx);
+            let Outcome::Waits(connecting, _) = begun else {
+                panic!(
+                    "without bytes of the client nothing tells that the connect stands: {begun:?}"
+                )
+            };
+
+            let (mut backend, _) = listener.accept().unwrap();
+            backend.write_all(said).unwrap();
+            sockopt::set_socket_linger(&backend, Some(Duration::ZERO)).unwrap();
+            drop(backend);
+            let Awaits::Backend(tried) = &connecting.awaits else {
+                panic!("no connect is under way")
+            };
+            let socket = tried.backend.socket();
+            let waited = Instant::now();
+            // tcp(7): a connection that was reset has no peer any more.
+            while rustix::net::getpeername(socket).is_ok_and(|peer| peer.is_some()) {
+                assert!(waited.elapsed() < Duration::from_secs(10));
+                std::thread::yield_now();
+            }
+            outcome = Some(connecting.notice(Side::Backend, BROKEN, cx));
+        });
+        outcome.unwrap()
     }
 
     #[test]
@@ -415,5 +635,24 @@ mod tests {
         };
         assert_eq!(failed.termination, Termination::ConnectFailed);
         assert_eq!(failed.detail, "reset");
+    }
+    #[test]
+    fn who_just_came_stands_behind_those_who_wait_even_if_there_is_room() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let upstream = upstream_to(&listener);
+        let queue = upstream.pool.queue().clone();
+        let first = queue.join(10, Arc::new(Nobody), 1).unwrap();
+        with_client(|client, cx| {
+            let begun = Connecting::begin(client, Token(3), &upstream, 0, cx);
+            let Outcome::Waits(connecting, _) = begun else {
+                panic!("{begun:?}")
+            };
+            assert_eq!((upstream.pool.active(), queue.waiting()), (0, 2));
+            assert!(matches!(connecting.awaits, Awaits::Room(_)));
+            drop(first);
+            let called = connecting.called(cx);
+            assert!(matches!(called, Outcome::Waits(_, _)));
+            assert_eq!((upstream.pool.active(), queue.waiting()), (1, 0));
+        });
     }
 }

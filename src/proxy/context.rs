@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::route::ProcessCount;
 use crate::balance::chance::Chance;
+use crate::balance::queue::Wake;
 use crate::base::clock::Moment;
 use crate::net::poller::Poller;
 use crate::observe::access::LineWriter;
@@ -18,6 +19,8 @@ pub struct Context<'a> {
     pub chance: &'a mut Chance,
     pub log: &'a mut LineWriter,
     pub process: &'a Arc<ProcessCount>,
+    /// Wakes a session of this worker, by the number of its client's [`Token`].
+    pub bell: &'a Arc<dyn Wake>,
 }
 
 impl fmt::Debug for Context<'_> {

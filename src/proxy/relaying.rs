@@ -7,13 +7,15 @@ use crate::balance::pool::Lease;
 use crate::base::addr::Endpoint;
 use crate::base::clock::Moment;
 use crate::base::wheel::TICK;
+use crate::observe::access::FailedTry;
 use crate::relay::duplex::Duplex;
 
 #[derive(Debug)]
 pub(super) struct Relaying {
     pub(super) duplex: Duplex,
     pub(super) lease: Lease<Endpoint>,
-    pub(super) tries: u32,
+    pub(super) queued: Duration,
+    pub(super) failed_tries: Box<[FailedTry]>,
     pub(super) connect: Duration,
     pub(super) connected_at: Moment,
     pub(super) first_byte: Option<Duration>,
@@ -45,12 +47,14 @@ impl Relaying {
             to_backend,
             lease,
             took,
-            tries,
+            queued,
+            failed_tries,
         } = connected;
         Relaying {
             duplex: Duplex::new(client, backend, to_backend, now),
             lease,
-            tries,
+            queued,
+            failed_tries: failed_tries.into(),
             connect: took,
             connected_at: now,
             first_byte: None,
@@ -61,6 +65,11 @@ impl Relaying {
             settled: false,
             alarm_for: None,
         }
+    }
+
+    /// Backends tried, the one that was connected to among them.
+    pub(super) fn tries(&self) -> u32 {
+        self.failed_tries.len() as u32 + 1
     }
 
     /// Judges the silence so far. Bytes that a slow reader acknowledges count as life, though

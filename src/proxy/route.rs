@@ -1,15 +1,16 @@
 //! Where a listener's clients go, and what is counted of them.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::balance::key::HashSeed;
 use crate::balance::pool::Pool;
 use crate::base::addr::{ClientAddr, Endpoint};
 use crate::base::ending::Termination;
+use crate::config::settings::{Drain, Queue};
 
 /// One listener as a snapshot has it. Sessions keep the route they began with.
 #[derive(Debug)]
@@ -39,10 +40,43 @@ pub struct Upstream {
     pub connect_timeout: Duration,
     /// Further backends tried after the first.
     pub retries: u32,
+    /// Percent of the pool's connections, see [`Budget`](crate::balance::budget::Budget).
+    pub retry_budget: u32,
+    pub queue: Queue,
+    pub drain: Drain,
+    /// Idle sessions moved each second when a backend comes; 0 = none.
+    pub rebalance: u32,
     pub seed: HashSeed,
+    /// The same pool as the newest configuration has it.
+    pub newest: Arc<Newest>,
+}
+
+/// Leads from an upstream of an older snapshot to that of the newest one, for clients that waited
+/// through a reload. Never locked for longer than a copy takes.
+#[derive(Debug, Default)]
+pub struct Newest(Mutex<Weak<Upstream>>);
+
+impl Newest {
+    pub fn set(&self, upstream: &Arc<Upstream>) {
+        *self.lock() = Arc::downgrade(upstream);
+    }
+
+    /// `None` when the pool is in no configuration any more.
+    fn find(&self) -> Option<Arc<Upstream>> {
+        self.lock().upgrade()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Weak<Upstream>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Upstream {
+    /// This pool as it is configured now.
+    pub(super) fn newest(self: &Arc<Self>) -> Arc<Upstream> {
+        self.newest.find().unwrap_or_else(|| self.clone())
+    }
+
     /// What a source-hash policy goes by. Clients on unix sockets are all one source.
     pub fn key(&self, client: ClientAddr) -> u64 {
         match client {

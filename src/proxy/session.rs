@@ -8,8 +8,9 @@ use super::account::{Account, Closing};
 use super::connecting::{Connecting, Failed, Outcome};
 use super::context::Context;
 use super::relaying::{Relaying, Silence};
-use super::route::{Admission, Route, Upstream};
-use crate::base::addr::{ClientAddr, Side};
+use super::route::{Admission, Route};
+use crate::balance::pool::Lease;
+use crate::base::addr::{ClientAddr, Endpoint, Side};
 use crate::base::clock::Moment;
 use crate::base::ending::{Phase, RelayPath, Termination};
 use crate::base::wheel::TICK;
@@ -28,6 +29,16 @@ pub struct Arrival {
     pub client: ClientAddr,
     pub route: Arc<Route>,
     pub accepted_at: Moment,
+}
+
+/// How a session stands that has its backend.
+#[derive(Clone, Copy, Debug)]
+pub struct Standing<'a> {
+    pub lease: &'a Lease<Endpoint>,
+    /// When a byte last moved.
+    pub moved_at: Moment,
+    /// The client was the last to say something.
+    pub awaits_answer: bool,
 }
 
 /// What a session wants of its worker.
@@ -90,12 +101,15 @@ impl Session {
         if let Some(termination) = refused {
             let failed = Failed {
                 client: peer,
+                phase: Phase::Preface,
                 termination,
                 detail: "",
+                queued: Duration::ZERO,
                 backend: None,
                 tries: 0,
+                failed_tries: Vec::new(),
             };
-            session.fail(Phase::Preface, failed, cx);
+            session.fail(failed, cx);
             return None;
         }
         let key = upstream.key(client);
@@ -112,9 +126,7 @@ impl Session {
             relaying.duplex.notice(side, readiness);
             return self.relay(cx);
         }
-        self.connect(cx, |connecting, upstream, cx| {
-            connecting.notice(side, readiness, upstream, cx)
-        })
+        self.connect(cx, |connecting, cx| connecting.notice(side, readiness, cx))
     }
 
     /// The turn asked for with [`Next::Again`].
@@ -122,6 +134,14 @@ impl Session {
         match self.stage {
             Some(Stage::Relaying(_)) => self.relay(cx),
             _ => Next::Waits,
+        }
+    }
+
+    /// The pool's queue calls.
+    pub fn called(&mut self, cx: &mut Context<'_>) -> Next {
+        match self.stage {
+            Some(Stage::Relaying(_)) => Next::Waits,
+            _ => self.connect(cx, Connecting::called),
         }
     }
 
@@ -133,17 +153,29 @@ impl Session {
         }
     }
 
+    /// `None` while there is no backend yet.
+    pub fn standing(&self) -> Option<Standing<'_>> {
+        match &self.stage {
+            Some(Stage::Relaying(relaying)) => Some(Standing {
+                lease: &relaying.lease,
+                moved_at: relaying.duplex.moved_at,
+                awaits_answer: relaying.duplex.awaits_answer,
+            }),
+            _ => None,
+        }
+    }
+
     /// Ends the session from our side, at once.
-    pub fn kill(&mut self, termination: Termination, cx: &mut Context<'_>) {
+    pub fn kill(&mut self, termination: Termination, detail: &'static str, cx: &mut Context<'_>) {
         match self.stage.take() {
             Some(Stage::Connecting(connecting)) => {
-                if let Outcome::Failed(failed) = connecting.failed(termination, "") {
-                    self.fail(Phase::Connect, failed, cx);
+                if let Outcome::Failed(failed) = connecting.failed(termination, detail, cx) {
+                    self.fail(failed, cx);
                 }
             }
             stage => {
                 self.stage = stage;
-                self.cut_short(termination, "", cx);
+                self.cut_short(termination, detail, cx);
             }
         }
     }
@@ -161,6 +193,8 @@ impl Session {
                 first_byte: None,
                 bytes: (0, 0),
                 path: RelayPath::None,
+                queue: Duration::ZERO,
+                failed_tries: &[],
             },
             cx,
         );
@@ -170,12 +204,11 @@ impl Session {
     fn connect(
         &mut self,
         cx: &mut Context<'_>,
-        step: impl FnOnce(Connecting, &Arc<Upstream>, &mut Context<'_>) -> Outcome,
+        step: impl FnOnce(Connecting, &mut Context<'_>) -> Outcome,
     ) -> Next {
         match self.stage.take() {
             Some(Stage::Connecting(connecting)) => {
-                let upstream = self.account.route.upstream.clone();
-                let outcome = step(*connecting, &upstream, cx);
+                let outcome = step(*connecting, cx);
                 self.go_on(outcome, cx)
             }
             stage => {
@@ -196,7 +229,7 @@ impl Session {
                 self.relay(cx)
             }
             Outcome::Failed(failed) => {
-                self.fail(Phase::Connect, failed, cx);
+                self.fail(failed, cx);
                 Next::Over
             }
         }
@@ -310,7 +343,7 @@ impl Session {
                 termination,
                 detail,
                 backend: &relaying.lease.member().name,
-                tries: relaying.tries,
+                tries: relaying.tries(),
                 connect: Some(relaying.connect),
                 first_byte: relaying.first_byte,
                 bytes: (duplex.bytes_to_backend(), duplex.bytes_to_client()),
@@ -319,6 +352,8 @@ impl Session {
                 } else {
                     RelayPath::Copy
                 },
+                queue: relaying.queued,
+                failed_tries: &relaying.failed_tries,
             },
             cx,
         );
@@ -326,21 +361,21 @@ impl Session {
 
     /// The client goes without having had a backend: by reset, because nothing has ended that an
     /// orderly close could speak of.
-    fn fail(&mut self, phase: Phase, failed: Failed, cx: &mut Context<'_>) {
+    fn fail(&mut self, failed: Failed, cx: &mut Context<'_>) {
         failed.client.close_by_reset();
-        let route = self.account.route.clone();
-        let members = route.upstream.pool.members();
         self.account.close(
             Closing {
-                phase,
+                phase: failed.phase,
                 termination: failed.termination,
                 detail: failed.detail,
-                backend: failed.backend.map_or("", |index| &members[index].name),
+                backend: failed.backend.as_deref().unwrap_or(""),
                 tries: failed.tries,
                 connect: None,
                 first_byte: None,
                 bytes: (0, 0),
                 path: RelayPath::None,
+                queue: failed.queued,
+                failed_tries: &failed.failed_tries,
             },
             cx,
         );

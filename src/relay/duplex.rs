@@ -55,6 +55,8 @@ pub struct Duplex {
     cut: Option<Cut>,
     /// When a byte last moved in either direction, or the first half closed.
     pub moved_at: Moment,
+    /// The client was the last to say something.
+    pub awaits_answer: bool,
 }
 
 /// One side broke; the other still gets what was read for it.
@@ -70,6 +72,7 @@ struct Cut {
 impl Duplex {
     /// `to_backend` may already hold or have delivered what was read ahead of the connect.
     pub fn new(client: Peer, backend: Peer, to_backend: Direction, now: Moment) -> Self {
+        let awaits_answer = to_backend.delivered() > 0 || to_backend.holds_bytes();
         Duplex {
             client,
             backend,
@@ -78,6 +81,7 @@ impl Duplex {
             first_closed: None,
             cut: None,
             moved_at: now,
+            awaits_answer,
         }
     }
 
@@ -120,12 +124,14 @@ impl Duplex {
     /// Moves what can be moved and says what comes next.
     pub fn advance(&mut self, tools: &mut Tools<'_>, poller: &Poller, now: Moment) -> Step {
         let before = self.bytes_to_backend() + self.bytes_to_client();
+        let answered = self.bytes_to_client();
         let mut again = false;
         for side in [Side::Client, Side::Backend] {
             again |= self.turn_from(side, tools, now) == Turn::Again;
         }
         if self.bytes_to_backend() + self.bytes_to_client() != before {
             self.moved_at = now;
+            self.awaits_answer = self.bytes_to_client() == answered;
         }
         if let Some(cut) = self.cut {
             return self.linger(cut, again, tools, now);

@@ -10,18 +10,22 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use super::closing::{self, Order, Scope};
 use super::descriptors;
 use super::discovering::Discovering;
+use super::draining::Draining;
 use super::plan::{Departed, Plan, Registry};
 use super::probing::{PROBES_AT_ONCE, Probing};
+use super::rebalancing::Rebalancing;
 use super::shared::{BindId, Message, Shared};
 use super::state::State;
 use super::worker::Worker;
 use crate::balance::backend::Wish;
 use crate::base::addr::Endpoint;
 use crate::base::clock::Moment;
+use crate::base::drain::Curve;
 use crate::config::settings::{Listener, Settings};
 use crate::discovery::source::{self, Source};
 use crate::net::listen;
@@ -30,6 +34,9 @@ use crate::observe::access::AccessLog;
 
 /// Requests that may wait for the control loop.
 const COMMANDS_MAX: usize = 64;
+
+/// How often the control loop looks after what no event tells of.
+const ROUND: Duration = Duration::from_millis(250);
 
 /// A request to the control loop.
 #[derive(Debug)]
@@ -130,6 +137,8 @@ pub struct Control {
     /// Until then new clients wait in the kernel's queue for backends to be found; `None` = no
     /// longer.
     warming_until: Option<Instant>,
+    draining: Draining,
+    rebalancing: Rebalancing,
     started_at: Moment,
     commands: mpsc::Receiver<Command>,
     /// Tells of a worker that ended.
@@ -163,6 +172,8 @@ impl Control {
             probing: Probing::default(),
             warming_until: warms_up(&settings).then(|| Instant::now() + WARMING_MAX),
             discovering,
+            draining: Draining::default(),
+            rebalancing: Rebalancing::default(),
             started_at: Moment::now(),
             commands,
             ended,
@@ -211,6 +222,8 @@ impl Control {
         self.discovering.apply(&self.settings);
         let mut force_at: Option<Instant> = None;
         let mut result = Ok(());
+        let mut round = interval(ROUND);
+        round.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while self.running > 0 {
             let forced = async {
                 match force_at {
@@ -237,6 +250,7 @@ impl Control {
                     Command::Drain(timeout) => {
                         self.end_warming();
                         self.tell_workers(|| Message::Drain);
+                        self.end_all_within(timeout);
                         // The last holder closes: clients would wait in a queue that nobody
                         // serves any more.
                         for bind in &mut self.binds {
@@ -245,10 +259,14 @@ impl Control {
                         force_at = Some(Instant::now() + timeout);
                     }
                     Command::Stop => self.tell_workers(|| Message::Stop),
-                    command => self.serve(command),
+                    command => {
+                        self.serve(command);
+                        self.make_round();
+                    }
                 },
                 heard = self.discovering.heard() => self.take_in(&heard),
                 () = warm => self.end_warming(),
+                _ = round.tick() => self.make_round(),
                 () = forced => {
                     self.tell_workers(|| Message::Stop);
                     force_at = None;
@@ -262,6 +280,33 @@ impl Control {
         }
         self.access.shut_down();
         result
+    }
+
+    /// Every session, whoever serves it: for the end of the process.
+    fn end_all_within(&self, time: Duration) {
+        let order = Order {
+            id: 0,
+            scope: Scope::All,
+            plan: closing::Plan::Curve(Curve::over(Moment::now(), time)),
+            detail: "shutdown",
+            closed: Arc::default(),
+        };
+        self.tell_workers(|| Message::Close(order.clone()));
+    }
+
+    /// What nobody tells of: backends that were taken out, and ejections that ended, which may
+    /// have made room for those who wait.
+    fn make_round(&mut self) {
+        let plan = &self.plan.upstreams;
+        let now = Moment::now();
+        self.draining.round(plan, &self.shared, now);
+        self.rebalancing.round(plan, &self.shared, now);
+        for upstream in &self.plan.upstreams {
+            let queue = upstream.pool.queue();
+            if queue.is_occupied() && upstream.pool.has_room(Moment::now()) {
+                queue.call();
+            }
+        }
     }
 
     fn serve(&mut self, command: Command) {
@@ -365,7 +410,9 @@ impl Control {
             let (pool, name, address) = (pool.name(), &*backend.name, &backend.target);
             tracing::info!(pool, backend = name, %address, "backend is new");
         }
-        self.plan = newer;
+        let before = std::mem::replace(&mut self.plan, newer);
+        self.draining
+            .replanned(&before.upstreams, &self.plan.upstreams);
     }
 
     /// Serves the clients that waited for backends to be found.
@@ -476,6 +523,7 @@ impl Control {
             listeners,
             &self.plan.upstreams,
             &self.probing,
+            &self.draining,
         );
         let now = Moment::now();
         for (pool, settings) in state.pools.iter_mut().zip(&self.settings.pools) {

@@ -11,13 +11,14 @@ use crate::config::settings::{self, Probe, Settings};
 use crate::discovery::book::Book;
 use crate::discovery::members::{Gathered, gather};
 use crate::discovery::source::{self, Source};
-use crate::proxy::route::{Limits, Route, Tally, Upstream};
+use crate::proxy::route::{Limits, Newest, Route, Tally, Upstream};
 
 /// Live records by name; they carry counters, verdicts and limits over a reload.
 #[derive(Debug, Default)]
 pub struct Registry {
     tables: HashMap<String, Arc<Table>>,
     tallies: HashMap<String, Arc<Tally>>,
+    newest: HashMap<String, Arc<Newest>>,
 }
 
 /// The running form of one configuration.
@@ -146,6 +147,8 @@ impl Registry {
     fn forget_all_but(&mut self, settings: &Settings) {
         self.tables
             .retain(|name, _| settings.pools.iter().any(|pool| pool.name == *name));
+        self.newest
+            .retain(|name, _| settings.pools.iter().any(|pool| pool.name == *name));
         self.tallies
             .retain(|name, _| settings.listeners.iter().any(|one| one.name == *name));
     }
@@ -188,10 +191,24 @@ fn upstream(
         max_connections: pool.max_connections,
         members: gathered.members,
     };
-    Arc::new(Upstream {
+    let newest = registry
+        .newest
+        .entry(pool.name.clone())
+        .or_default()
+        .clone();
+    let upstream = Arc::new(Upstream {
         pool: Arc::new(Pool::new(spec, table)),
         connect_timeout: pool.connect_timeout,
         retries: pool.retries,
+        retry_budget: pool.retry_budget,
+        queue: pool.queue,
+        drain: pool.drain,
+        rebalance: pool.rebalance,
         seed: HashSeed::new(seed),
-    })
+        newest: newest.clone(),
+    });
+    newest.set(&upstream);
+    // Those who wait may find room in what is new.
+    upstream.pool.queue().call();
+    upstream
 }

@@ -2,7 +2,7 @@
 
 use crate::base::addr::Side;
 use crate::net::poller::Token;
-use crate::proxy::session::Session;
+use crate::proxy::session::{Session, Standing};
 
 /// Places of sessions. A freed place is used again under another generation, so that an event
 /// that was on its way to the old session is not taken for the new one's.
@@ -100,6 +100,15 @@ impl Sessions {
         all.filter(|(_, place)| place.session.is_some())
             .map(|(number, _)| number as u32)
             .collect()
+    }
+
+    /// Sessions that have their backend.
+    pub fn standings(&self) -> impl Iterator<Item = (u32, Standing<'_>)> + Clone {
+        let all = self.places.iter().enumerate();
+        all.filter_map(|(number, place)| {
+            let standing = place.session.as_deref()?.standing()?;
+            Some((number as u32, standing))
+        })
     }
 
     pub fn control(number: u32) -> Token {

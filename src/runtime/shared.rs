@@ -11,6 +11,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::closing::Order;
+use crate::balance::queue::Wake;
+use crate::net::poller::Token;
 use crate::proxy::route::{ProcessCount, Route};
 use crate::proxy::session::Arrival;
 
@@ -29,6 +32,8 @@ pub struct Snapshot {
 pub enum Message {
     /// A client accepted by a busier worker.
     Arrival(Arrival),
+    /// The session of this client may choose its backend now.
+    Called(Token),
     /// Accept on this socket.
     Listen {
         bind: BindId,
@@ -37,6 +42,10 @@ pub enum Message {
     },
     /// Serve who waits on this address already, then close it.
     Unlisten { bind: BindId },
+    /// End sessions early.
+    Close(Order),
+    /// No more than were ended already.
+    CancelClose(u64),
     /// The same for all addresses; end when the last session does.
     Drain,
     /// End now: sessions that are left are reset.
@@ -52,7 +61,7 @@ pub struct Shared {
     /// Grows with every snapshot, so that a worker sees a change with one load.
     version: AtomicU64,
     pub process: Arc<ProcessCount>,
-    pub workers: Box<[Desk]>,
+    pub workers: Box<[Arc<Desk>]>,
     /// Sessions ended by a panic, which is a bug.
     pub panics: AtomicU64,
 }
@@ -76,7 +85,7 @@ struct Inbox {
 impl Shared {
     pub fn new(workers: usize, max_connections: u32) -> io::Result<Self> {
         let desks = (0..workers)
-            .map(|_| Desk::new())
+            .map(|_| Desk::new().map(Arc::new))
             .collect::<io::Result<_>>()?;
         Ok(Shared {
             snapshot: ArcSwap::from_pointee(Snapshot::default()),
@@ -104,7 +113,7 @@ impl Shared {
     /// clearly fewer sessions, because handing over costs two calls and a wake-up.
     pub fn taker_for(&self, me: usize) -> usize {
         let mine = self.workers[me].load();
-        let loads = self.workers.iter().map(Desk::load).enumerate();
+        let loads = self.workers.iter().map(|desk| desk.load()).enumerate();
         match loads.min_by_key(|&(_, load)| load) {
             Some((other, least)) if mine > least + least / 4 + CLEARLY_BUSIER => other,
             _ => me,
@@ -114,6 +123,13 @@ impl Shared {
 
 /// Sessions more than the least loaded worker's five quarters that make a worker clearly busier.
 const CLEARLY_BUSIER: u32 = 8;
+
+/// Called clients are not counted against [`INBOX_MAX`]: there are no more than sessions.
+impl Wake for Desk {
+    fn wake(&self, client: u64) {
+        self.send(Message::Called(Token(client)));
+    }
+}
 
 impl Desk {
     fn new() -> io::Result<Self> {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::draining::{Draining, Progress};
 use super::probing::{LastProbe, Probing};
 use crate::balance::backend::State as BackendWord;
 use crate::balance::policy::PolicyKind;
@@ -29,9 +30,17 @@ pub struct ListenerState {
 pub struct PoolState {
     pub name: String,
     pub policy: PolicyKind,
+    /// Connections to all backends, also to those that are in the pool no more.
+    pub active: u32,
+    /// Clients that wait for room.
+    pub queued: u32,
+    /// Retries that the budget did not grant.
+    pub retries_refused: u64,
     pub backends: Vec<BackendState>,
     /// One for each source of its backends.
     pub discovery: Vec<DiscoveryState>,
+    /// Backends that are in the pool no more and have sessions still.
+    pub leaving: Vec<(String, Progress)>,
 }
 
 /// Where backends are looked for, and with what success.
@@ -62,6 +71,8 @@ pub struct BackendState {
     pub bytes_to_backend: u64,
     pub bytes_to_client: u64,
     pub last_probe: Option<LastProbe>,
+    /// How its sessions end, if they are to end.
+    pub drain: Option<Progress>,
 }
 
 impl State {
@@ -70,6 +81,7 @@ impl State {
         listeners: impl Iterator<Item = (&'a Route, Vec<Endpoint>)>,
         upstreams: &[Arc<Upstream>],
         probing: &Probing,
+        draining: &Draining,
     ) -> State {
         let now = Moment::now();
         let listeners = listeners.map(|(route, addresses)| ListenerState {
@@ -83,7 +95,7 @@ impl State {
             listeners: listeners.collect(),
             pools: upstreams
                 .iter()
-                .map(|upstream| pool(upstream, probing, now))
+                .map(|upstream| pool(upstream, probing, draining, now))
                 .collect(),
         }
     }
@@ -99,7 +111,7 @@ impl PoolState {
     }
 }
 
-fn pool(upstream: &Upstream, probing: &Probing, now: Moment) -> PoolState {
+fn pool(upstream: &Upstream, probing: &Probing, draining: &Draining, now: Moment) -> PoolState {
     let pool = &upstream.pool;
     let backends = pool.members().iter().enumerate().map(|(index, member)| {
         let live = pool.live(index);
@@ -115,12 +127,17 @@ fn pool(upstream: &Upstream, probing: &Probing, now: Moment) -> PoolState {
             bytes_to_backend: live.bytes_to_backend(),
             bytes_to_client: live.bytes_to_client(),
             last_probe: probing.last(pool.name(), &member.name),
+            drain: draining.progress(pool, index, now),
         }
     });
     PoolState {
         name: pool.name().to_owned(),
         policy: pool.policy(),
+        active: pool.active(),
+        queued: pool.queue().waiting(),
+        retries_refused: pool.budget().refused_total(),
         backends: backends.collect(),
         discovery: Vec::new(),
+        leaving: draining.leaving(pool.name(), now),
     }
 }

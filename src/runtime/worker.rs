@@ -7,9 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use super::closing::Closings;
 use super::sessions::{Sessions, Source};
 use super::shared::{BindId, Desk, Message, Shared};
 use crate::balance::chance::Chance;
+use crate::balance::queue::Wake;
 use crate::base::addr::ClientAddr;
 use crate::base::clock::Moment;
 use crate::base::ending::Termination;
@@ -57,6 +59,7 @@ pub struct Worker {
     /// Sessions that asked for another turn.
     again: Vec<u32>,
     drains: bool,
+    closings: Closings,
     now: Moment,
 }
 
@@ -68,6 +71,7 @@ struct Kit {
     pipes: Pipes,
     chance: Chance,
     log: LineWriter,
+    bell: Arc<dyn Wake>,
 }
 
 impl Kit {
@@ -82,6 +86,7 @@ impl Kit {
             chance: &mut self.chance,
             log: &mut self.log,
             process,
+            bell: &self.bell,
         }
     }
 }
@@ -112,6 +117,7 @@ impl Worker {
                 pipes: Pipes::default(),
                 chance: Chance::seeded(seed),
                 log,
+                bell: shared.workers[me].clone(),
             },
             wheel: Wheel::new(now),
             sessions: Sessions::default(),
@@ -120,6 +126,7 @@ impl Worker {
             rest_told_at: None,
             again: Vec::new(),
             drains: false,
+            closings: Closings::default(),
             now,
             shared,
         })
@@ -157,6 +164,7 @@ impl Worker {
                 self.act(number, Session::alarm);
             }
             self.end_rest()?;
+            self.close_some();
             self.desk().set_load(self.sessions.len());
             self.kit.log.flush();
         }
@@ -174,10 +182,8 @@ impl Worker {
         }
         let alarm = self.wheel.next_due(self.now);
         let rest = self.rests_until.map(|until| until.since(self.now));
-        match (alarm, rest) {
-            (Some(alarm), Some(rest)) => Some(alarm.min(rest)),
-            (alarm, rest) => alarm.or(rest),
-        }
+        let look = self.closings.look_at().map(|at| at.since(self.now));
+        alarm.into_iter().chain(rest).chain(look).min()
     }
 
     /// Lets a session act and does what it asks for. A panic ends that session only.
@@ -307,6 +313,11 @@ impl Worker {
         for message in self.desk().take() {
             match message {
                 Message::Arrival(arrival) => self.open(arrival),
+                Message::Called(client) => {
+                    if let Source::Session { number, .. } = self.sessions.source(client) {
+                        self.act(number, Session::called);
+                    }
+                }
                 Message::Listen {
                     bind,
                     socket,
@@ -321,6 +332,8 @@ impl Worker {
                         }
                     }
                 }
+                Message::Close(order) => self.closings.add(order, self.now),
+                Message::CancelClose(id) => self.closings.cancel(id),
                 Message::Drain => {
                     for place in 0..self.listening.len() {
                         self.unlisten(place);
@@ -403,12 +416,27 @@ impl Worker {
 
     fn stop(&mut self) {
         for number in self.sessions.numbers() {
-            self.act(number, |session, cx| {
-                session.kill(Termination::Drained, cx);
-                Next::Over
-            });
+            self.end_early(number, "shutdown");
         }
         self.kit.log.flush();
+    }
+
+    /// Ends the sessions that were ordered to end and whose time has come.
+    fn close_some(&mut self) {
+        if self.closings.look_at().is_none_or(|at| self.now < at) {
+            return;
+        }
+        let chosen = self.closings.chosen(self.sessions.standings(), self.now);
+        for (number, detail) in chosen {
+            self.end_early(number, detail);
+        }
+    }
+
+    fn end_early(&mut self, number: u32, detail: &'static str) {
+        self.act(number, |session, cx| {
+            session.kill(Termination::Drained, detail, cx);
+            Next::Over
+        });
     }
 
     /// Stops accepting for a moment: clients wait in the kernel's queue, nothing spins.

@@ -5,8 +5,6 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -238,7 +236,8 @@ fn with_every_backend_down_clients_are_told_at_once() {
     );
 }
 
-/// D8, limited: when all come back at once nobody is sent more than its limit.
+/// D8, limited: when all come back at once nobody is sent more than its limit, and who is too
+/// many waits.
 #[test]
 fn a_storm_of_clients_on_recovered_backends_stays_within_their_limits() {
     const LIMIT: u32 = 10;
@@ -249,19 +248,14 @@ fn a_storm_of_clients_on_recovered_backends_stays_within_their_limits() {
     }
     let balancer = Balancer::start(&setup);
     let address = balancer.address();
-    let (served, refused) = (AtomicU64::new(0), AtomicU64::new(0));
     thread::scope(|scope| {
         let clients: Vec<_> = (0..64)
             .map(|_| {
                 scope.spawn(|| {
                     for _ in 0..15 {
                         let mut client = TcpStream::connect(address).unwrap();
-                        if echo(&mut client) {
-                            served.fetch_add(1, SeqCst);
-                            thread::sleep(ms(2));
-                        } else {
-                            refused.fetch_add(1, SeqCst);
-                        }
+                        assert!(echo(&mut client));
+                        thread::sleep(ms(2));
                     }
                 })
             })
@@ -273,18 +267,12 @@ fn a_storm_of_clients_on_recovered_backends_stays_within_their_limits() {
             thread::sleep(ms(1));
         }
     });
-    let (served, refused) = (served.into_inner(), refused.into_inner());
-    assert_eq!(served + refused, 64 * 15);
-    assert!(
-        served > 0 && refused > 0,
-        "{served} served, {refused} refused"
-    );
     wait::until("all are written", || balancer.records().len() == 64 * 15);
-    let words = balancer.records();
-    let no_backend = words
-        .iter()
-        .filter(|record| record.termination() == "no_backend");
-    assert_eq!(no_backend.count() as u64, refused);
+    let waited = balancer
+        .records()
+        .into_iter()
+        .filter(|record| record.text("queue_ms") != "0.000");
+    assert!(waited.count() > 0, "the limits were never reached");
 }
 
 /// D15.

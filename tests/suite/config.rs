@@ -119,6 +119,7 @@ fn the_least_configuration_has_every_default() {
                 deadline: Duration::from_secs(300),
                 closes_on_down: false,
             },
+            rebalance: 0,
             ejection: Ejection {
                 connect_failures: 3,
                 base: Duration::from_secs(5),
@@ -287,7 +288,7 @@ const ONE_MISTAKE: &[(&str, &str, &str)] = &[
     (
         "[[pool]]",
         "colour = 1",
-        "1:1 unknown key `colour` in [[pool]] \"out\" | known keys: name, policy, hash_key, connect_timeout, retries, retry_budget, max_connections, queue, drain, ejection, health, backend, discover",
+        "1:1 unknown key `colour` in [[pool]] \"out\" | known keys: name, policy, hash_key, connect_timeout, retries, retry_budget, max_connections, queue, drain, rebalance, ejection, health, backend, discover",
     ),
     (
         "[[pool]]",
@@ -389,6 +390,11 @@ const ONE_MISTAKE: &[(&str, &str, &str)] = &[
         "[[pool]]",
         "tls = {}",
         "1:1 `tls` is not supported by this version of lbd yet | leave it out",
+    ),
+    (
+        "[[pool]]",
+        "policy = \"ip_hash\"\nrebalance = 5",
+        "2:13 `rebalance` has no use here: the policy sends each client to one place | leave `rebalance` out, or choose another policy such as \"least_connections\"",
     ),
     (
         "[[pool]]",
@@ -1234,7 +1240,7 @@ fn any_pool() -> impl Strategy<Value = Pool> {
                 ejection,
                 mut health,
                 (mut backends, discover),
-                (retry_budget, max_connections, queue, drain),
+                (retry_budget, max_connections, queue, drain, rebalance),
             )| {
                 for (at, backend) in backends.iter_mut().enumerate() {
                     backend.name.truncate(60);
@@ -1246,6 +1252,7 @@ fn any_pool() -> impl Strategy<Value = Pool> {
                 {
                     health.port = 0;
                 }
+                let bound = matches!(policy, PolicyKind::IpHash | PolicyKind::Failover);
                 Pool {
                     name,
                     policy,
@@ -1255,6 +1262,7 @@ fn any_pool() -> impl Strategy<Value = Pool> {
                     max_connections,
                     queue,
                     drain,
+                    rebalance: if bound { 0 } else { rebalance },
                     ejection,
                     health,
                     backends,
@@ -1264,7 +1272,7 @@ fn any_pool() -> impl Strategy<Value = Pool> {
         )
 }
 
-fn any_pool_limits() -> impl Strategy<Value = (u32, u32, Queue, Drain)> {
+fn any_pool_limits() -> impl Strategy<Value = (u32, u32, Queue, Drain, u32)> {
     let queue = (any::<u32>(), any_duration(1), any::<bool>()).prop_map(
         |(length, timeout, stays_half_closed)| Queue {
             length,
@@ -1276,7 +1284,7 @@ fn any_pool_limits() -> impl Strategy<Value = (u32, u32, Queue, Drain)> {
         deadline,
         closes_on_down,
     });
-    (0..=1000_u32, any::<u32>(), queue, drain)
+    (0..=1000_u32, any::<u32>(), queue, drain, any::<u32>())
 }
 
 fn any_health() -> impl Strategy<Value = Health> {

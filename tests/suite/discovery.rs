@@ -344,6 +344,27 @@ fn an_address_that_changes_takes_new_connections_along_and_leaves_old_sessions_a
     let (mut new, greeting) = session(&balancer);
     assert_eq!(greeting, 2);
     assert!(echoes(&mut old) && echoes(&mut new));
+    let gone = format!("127.0.0.1:{port}");
+    wait::until("the gone backend is shown with its session", || {
+        let leaving = pool(&balancer).leaving;
+        leaving
+            .iter()
+            .any(|(name, progress)| *name == gone && progress.active == 1)
+    });
+}
+
+#[test]
+fn sessions_of_a_backend_that_is_found_no_more_end_by_the_deadline_of_the_pool() {
+    let dns = DnsServer::start();
+    let (port, _backends) = backends(&["127.0.0.1", "127.0.0.2"]);
+    dns.say("web.test", addresses(1, &["127.0.0.1"]));
+    let setup = by_name(&dns, port).pool("drain = { deadline = \"500ms\" }");
+    let balancer = Balancer::start(&setup);
+    let (mut old, _) = session(&balancer);
+    dns.say("web.test", addresses(1, &["127.0.0.2"]));
+    // Closed by us: whatever it sees, it is no answer.
+    assert!(!matches!(old.read(&mut [0]), Ok(1)));
+    assert_eq!(members(&balancer), at(port, &["127.0.0.2"]));
 }
 
 #[test]
@@ -553,7 +574,7 @@ fn a_wish_of_the_operator_outlives_changes_of_the_pool() {
     let balancer = Balancer::start(&by_name(&dns, port));
     await_members(&balancer, &at(port, &["127.0.0.1", "127.0.0.2"]));
     let drained = format!("127.0.0.1:{port}");
-    assert!(balancer.wish(&drained, Wish::Drain));
+    balancer.wish(&drained, Wish::Drain);
     dns.say("web.test", addresses(1, &["127.0.0.1", "127.0.0.3"]));
     await_members(&balancer, &at(port, &["127.0.0.1", "127.0.0.3"]));
     let state = pool(&balancer).backend(&drained).unwrap().state;

@@ -233,7 +233,7 @@ fn what_is_left_when_the_drain_is_over_is_reset_and_recorded() {
             "reset"
         );
         assert!(
-            begun.elapsed() >= ms(480),
+            begun.elapsed() >= ms(370),
             "too early: {:?}",
             begun.elapsed()
         );

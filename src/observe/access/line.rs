@@ -33,6 +33,17 @@ pub struct Record<'a> {
     /// Backends tried.
     pub tries: u32,
     pub path: RelayPath,
+    /// The tries before the last one, or all of them when none brought a connection.
+    pub failed_tries: &'a [FailedTry],
+}
+
+/// A connect that brought no connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedTry {
+    pub backend: Box<str>,
+    /// One word.
+    pub error: &'static str,
+    pub took: Duration,
 }
 
 /// Appends the session's line, line end included.
@@ -75,6 +86,9 @@ fn push_fields(line: &mut impl Line, record: &Record<'_>) {
     if !record.detail.is_empty() {
         line.text("detail", record.detail);
     }
+    if !record.failed_tries.is_empty() {
+        line.failed_tries("failed_tries", record.failed_tries);
+    }
 }
 
 trait Line {
@@ -85,6 +99,7 @@ trait Line {
     fn client(&mut self, key: &'static str, value: ClientAddr);
     fn number(&mut self, key: &'static str, value: u64);
     fn millis(&mut self, key: &'static str, value: Option<Duration>);
+    fn failed_tries(&mut self, key: &'static str, value: &[FailedTry]);
 }
 
 struct Text<'a>(&'a mut Vec<u8>);
@@ -135,6 +150,22 @@ impl Line for Text<'_> {
             None => self.0.push(b'-'),
         }
     }
+
+    /// `a:refused:0.052,b:timed_out:2000.120`, the last in milliseconds.
+    fn failed_tries(&mut self, key: &'static str, value: &[FailedTry]) {
+        let mut text = Vec::new();
+        for (place, failed) in value.iter().enumerate() {
+            if place > 0 {
+                text.push(b',');
+            }
+            text.extend_from_slice(failed.backend.as_bytes());
+            text.push(b':');
+            text.extend_from_slice(failed.error.as_bytes());
+            text.push(b':');
+            push_millis(&mut text, failed.took);
+        }
+        self.text(key, &String::from_utf8_lossy(&text));
+    }
 }
 
 struct Json<'a>(&'a mut Vec<u8>);
@@ -184,6 +215,21 @@ impl Line for Json<'_> {
             Some(value) => push_millis(self.0, value),
             None => self.0.extend_from_slice(b"null"),
         }
+    }
+
+    fn failed_tries(&mut self, key: &'static str, value: &[FailedTry]) {
+        self.key(key);
+        for (place, failed) in value.iter().enumerate() {
+            self.0.push(if place == 0 { b'[' } else { b',' });
+            self.0.extend_from_slice(b"{\"backend\":");
+            push_json(self.0, &failed.backend);
+            self.0.extend_from_slice(b",\"error\":\"");
+            self.0.extend_from_slice(failed.error.as_bytes());
+            self.0.extend_from_slice(b"\",\"ms\":");
+            push_millis(self.0, failed.took);
+            self.0.push(b'}');
+        }
+        self.0.push(b']');
     }
 }
 
@@ -260,6 +306,7 @@ mod tests {
             bytes_to_client: u64::MAX,
             tries: 1,
             path: RelayPath::Splice,
+            failed_tries: &[],
         }
     }
 
@@ -281,6 +328,7 @@ mod tests {
             bytes_to_client: 0,
             tries: 0,
             path: RelayPath::None,
+            failed_tries: &[],
             ..full()
         }
     }

@@ -33,6 +33,7 @@ fn record(detail: &str) -> Record<'_> {
         bytes_to_client: 0,
         tries: 1,
         path: RelayPath::Copy,
+        failed_tries: &[],
     }
 }
 

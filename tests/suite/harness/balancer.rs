@@ -187,19 +187,25 @@ impl Balancer {
         self.ask(|done| Command::Reload(Box::new(settings), done))
     }
 
-    /// What the operator wants of a backend of the pool `out`; false when there is no such one.
-    pub fn wish(&self, backend: &str, wish: Wish) -> bool {
-        self.ask(|done| Command::Wish {
+    /// Sessions of listeners that a reload removed are counted by nobody any more.
+    pub fn forget_totals(&self) {
+        self.totals_known.store(false, SeqCst);
+    }
+
+    /// Clients that wait for room in the pool `out`.
+    pub fn queued(&self) -> u32 {
+        self.state().pool("out").expect("a pool").queued
+    }
+
+    /// What the operator wants of a backend of the pool `out`.
+    pub fn wish(&self, backend: &str, wish: Wish) {
+        let known = self.ask(|done| Command::Wish {
             pool: "out".to_owned(),
             backend: backend.to_owned(),
             wish,
             done,
-        })
-    }
-
-    /// Sessions of listeners that a reload removed are counted by nobody any more.
-    pub fn forget_totals(&self) {
-        self.totals_known.store(false, SeqCst);
+        });
+        assert!(known, "no backend {backend}");
     }
 
     pub fn drain(&self, timeout: Duration) {

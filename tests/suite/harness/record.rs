@@ -12,7 +12,7 @@ use lbd::base::ending::Termination;
 pub struct Record(HashMap<String, String>);
 
 impl Record {
-    /// Reads a flat JSON object; the log writes no other. Panics on anything else.
+    /// Reads a flat JSON object with lists kept as they are; the log writes no other. Panics on anything else.
     pub fn parse(line: &str) -> Record {
         let inner = line
             .strip_prefix('{')
@@ -26,6 +26,9 @@ impl Record {
                 .unwrap_or_else(|| panic!("no value: {line}"));
             let (value, after) = if after.starts_with('"') {
                 string(after)
+            } else if after.starts_with('[') {
+                let end = after.find(']').expect("an end of the list") + 1;
+                (after[..end].to_owned(), &after[end..])
             } else {
                 let end = after.find(',').unwrap_or(after.len());
                 (after[..end].to_owned(), &after[end..])
