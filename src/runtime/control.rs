@@ -16,7 +16,7 @@ use super::closing::{self, Order, Scope};
 use super::descriptors;
 use super::discovering::Discovering;
 use super::draining::Draining;
-use super::plan::{Departed, Plan, Registry};
+use super::plan::{Plan, Registry};
 use super::probing::{PROBES_AT_ONCE, Probing};
 use super::rebalancing::Rebalancing;
 use super::shared::{BindId, Message, Shared};
@@ -134,9 +134,8 @@ pub struct Control {
     access: AccessLog,
     probing: Probing,
     discovering: Discovering,
-    /// Until then new clients wait in the kernel's queue for backends to be found; `None` = no
-    /// longer.
-    warming_until: Option<Instant>,
+    /// New clients wait in the kernel's queue for backends to be found.
+    holds_clients: bool,
     draining: Draining,
     rebalancing: Rebalancing,
     started_at: Moment,
@@ -170,7 +169,7 @@ impl Control {
             next_bind: 0,
             access,
             probing: Probing::default(),
-            warming_until: warms_up(&settings).then(|| Instant::now() + WARMING_MAX),
+            holds_clients: finds_backends(&settings),
             discovering,
             draining: Draining::default(),
             rebalancing: Rebalancing::default(),
@@ -183,7 +182,7 @@ impl Control {
         };
         control.binds = control.open_missing(&control.settings.listeners.clone())?;
         control.publish();
-        if control.warming_until.is_none() {
+        if !control.holds_clients {
             control.tell_workers_to_listen_to_all();
         }
         for me in 0..workers {
@@ -219,7 +218,7 @@ impl Control {
     /// Errors: a worker could not go on.
     pub async fn run(mut self) -> io::Result<()> {
         self.probing.apply(&self.settings, &self.plan);
-        self.discovering.apply(&self.settings);
+        self.discovering.begin(&self.settings);
         let mut force_at: Option<Instant> = None;
         let mut result = Ok(());
         let mut round = interval(ROUND);
@@ -227,12 +226,6 @@ impl Control {
         while self.running > 0 {
             let forced = async {
                 match force_at {
-                    Some(at) => sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let warm = async {
-                match self.warming_until {
                     Some(at) => sleep_until(at).await,
                     None => std::future::pending().await,
                 }
@@ -248,7 +241,7 @@ impl Control {
                 }
                 Some(command) = self.commands.recv() => match command {
                     Command::Drain(timeout) => {
-                        self.end_warming();
+                        self.let_clients_in();
                         self.tell_workers(|| Message::Drain);
                         self.end_all_within(timeout);
                         // The last holder closes: clients would wait in a queue that nobody
@@ -265,7 +258,6 @@ impl Control {
                     }
                 },
                 heard = self.discovering.heard() => self.take_in(&heard),
-                () = warm => self.end_warming(),
                 _ = round.tick() => self.make_round(),
                 () = forced => {
                     self.tell_workers(|| Message::Stop);
@@ -371,7 +363,7 @@ impl Control {
             self.tell_workers(|| Message::Unlisten { bind: bind.id });
             remove_socket_file(&bind.asked);
         }
-        self.end_warming();
+        self.holds_clients = false;
         self.tell_workers_to_listen_to_all();
         self.probing.apply(&self.settings, &self.plan);
         self.discovering.apply(&self.settings);
@@ -390,34 +382,22 @@ impl Control {
             self.publish();
             self.probing.apply(&self.settings, &self.plan);
         }
-        if self.discovering.is_complete() {
-            self.end_warming();
+        if self.discovering.is_warm() {
+            self.let_clients_in();
         }
     }
 
     /// Every change of what pools have passes here.
     fn replace_plan(&mut self, newer: Plan) {
-        for gone in told(self.plan.departed(&newer), "gone") {
-            let pool = &gone.upstream.pool;
-            let sessions = pool.live(gone.index).active();
-            let backend = &pool.members()[gone.index];
-            let (pool, name, address) = (pool.name(), &*backend.name, &backend.target);
-            tracing::info!(pool, backend = name, %address, sessions, "backend is gone");
-        }
-        for new in told(newer.departed(&self.plan), "new") {
-            let pool = &new.upstream.pool;
-            let backend = &pool.members()[new.index];
-            let (pool, name, address) = (pool.name(), &*backend.name, &backend.target);
-            tracing::info!(pool, backend = name, %address, "backend is new");
-        }
+        self.plan.tell_changes(&newer);
         let before = std::mem::replace(&mut self.plan, newer);
         self.draining
             .replanned(&before.upstreams, &self.plan.upstreams);
     }
 
     /// Serves the clients that waited for backends to be found.
-    fn end_warming(&mut self) {
-        if self.warming_until.take().is_some() {
+    fn let_clients_in(&mut self) {
+        if std::mem::take(&mut self.holds_clients) {
             self.tell_workers_to_listen_to_all();
         }
     }
@@ -543,7 +523,7 @@ fn connections_allowed(settings: &Settings, workers: usize) -> Result<u32, Start
         .map(|listener| listener.binds.len())
         .sum();
     let mut backends = settings.pools.iter().map(|pool| pool.backends.len()).sum();
-    if warms_up(settings) {
+    if finds_backends(settings) {
         // How many will be found, nobody knows; no more are probed at once.
         backends += PROBES_AT_ONCE + DISCOVERY_DESCRIPTORS;
     }
@@ -560,25 +540,11 @@ fn connections_allowed(settings: &Settings, workers: usize) -> Result<u32, Start
     Ok(allowed)
 }
 
-/// Backends of one change that have a line of their own.
-const TOLD_MAX: usize = 32;
-
-/// The first of them; one line says how many more there are.
-fn told(list: Vec<Departed>, what: &str) -> impl Iterator<Item = Departed> {
-    if let Some(more) = list.len().checked_sub(TOLD_MAX).filter(|more| *more > 0) {
-        tracing::info!("{more} more backends are {what}");
-    }
-    list.into_iter().take(TOLD_MAX)
-}
-
 /// Sockets of questions to name servers, and watches of files.
 const DISCOVERY_DESCRIPTORS: usize = 64;
 
-/// The longest that clients wait at start for backends to be found.
-const WARMING_MAX: Duration = Duration::from_secs(1);
-
-/// Whether there are backends to be found first.
-fn warms_up(settings: &Settings) -> bool {
+/// Whether there are backends that are not listed.
+fn finds_backends(settings: &Settings) -> bool {
     !source::of_settings(settings).is_empty()
 }
 

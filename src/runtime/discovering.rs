@@ -29,6 +29,9 @@ const BETWEEN_CHANGES: Duration = Duration::from_millis(100);
 /// A source that goes on failing is told of so often.
 const BETWEEN_COMPLAINTS: Duration = Duration::from_secs(60);
 
+/// The longest that clients wait at start for backends to be found.
+const WARMING_MAX: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
 pub struct Discovering {
     book: Book,
@@ -36,6 +39,8 @@ pub struct Discovering {
     asker: Option<(Vec<SocketAddr>, Arc<Asker>)>,
     sender: mpsc::Sender<News>,
     news: mpsc::Receiver<News>,
+    /// Until then the first answers are awaited.
+    warming_until: Option<Instant>,
     /// Heard of since the last change.
     heard: BTreeSet<Source>,
     last_change: Option<Instant>,
@@ -72,6 +77,7 @@ impl Default for Discovering {
             asker: None,
             sender,
             news,
+            warming_until: None,
             heard: BTreeSet::new(),
             last_change: None,
             complaints: HashMap::new(),
@@ -103,10 +109,10 @@ impl Discovering {
             Work::Watching(_) => sources.contains_key(source),
             Work::Idle => false,
         });
-        self.begin(&sources);
+        self.start_missing(&sources);
     }
 
-    fn begin(&mut self, sources: &BTreeMap<Source, TtlBounds>) {
+    fn start_missing(&mut self, sources: &BTreeMap<Source, TtlBounds>) {
         for (source, bounds) in sources {
             if self.tasks.contains_key(source) {
                 continue;
@@ -208,8 +214,14 @@ impl Discovering {
         }
     }
 
-    /// The sources that were heard of, once pools may change again. Dropping the future loses
-    /// nothing.
+    /// To be called once, with the first settings.
+    pub fn begin(&mut self, settings: &Settings) {
+        self.warming_until = Some(Instant::now() + WARMING_MAX);
+        self.apply(settings);
+    }
+
+    /// The sources that were heard of, once pools may change again; none when the time to wait for
+    /// the first answers is over. Dropping the future loses nothing.
     pub async fn heard(&mut self) -> BTreeSet<Source> {
         loop {
             let due = self.last_change.map(|at| at + BETWEEN_CHANGES);
@@ -220,10 +232,21 @@ impl Discovering {
                     None => {}
                 }
             };
+            let warming_until = self.warming_until;
+            let warm = async {
+                match warming_until {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 // News that wait already belong to the same change.
                 biased;
                 Some(news) = self.news.recv() => self.record(news),
+                () = warm => {
+                    self.warming_until = None;
+                    return BTreeSet::new();
+                }
                 () = may_change => {
                     self.last_change = Some(Instant::now());
                     return std::mem::take(&mut self.heard);
@@ -277,9 +300,9 @@ impl Discovering {
         self.complaints.insert(source.clone(), complaint);
     }
 
-    /// Whether every source was looked at once.
-    pub fn is_complete(&self) -> bool {
-        self.book.is_complete() && self.heard.is_empty()
+    /// Whether every source was looked at once, or was waited for long enough.
+    pub fn is_warm(&self) -> bool {
+        self.warming_until.is_none() || (self.book.is_complete() && self.heard.is_empty())
     }
 
     /// What is known of each source of a pool.

@@ -70,31 +70,44 @@ impl Plan {
         changed.then(|| Plan::over(upstreams, settings, registry))
     }
 
-    /// The backends that `newer` does not have any more. They get no new connection; their
-    /// sessions go on, holding the pool they began with.
-    pub fn departed(&self, newer: &Plan) -> Vec<Departed> {
-        let mut departed = Vec::new();
-        for old in &self.upstreams {
-            let same_name = |new: &&Arc<Upstream>| new.pool.name() == old.pool.name();
-            let new = newer.upstreams.iter().find(same_name);
-            if new.is_some_and(|new| Arc::ptr_eq(new, old)) {
+    /// One line for each backend that went and each that came.
+    pub fn tell_changes(&self, newer: &Plan) {
+        for gone in told(self.without(newer), "gone") {
+            let pool = &gone.upstream.pool;
+            let sessions = pool.live(gone.index).active();
+            let backend = &pool.members()[gone.index];
+            let (pool, name, address) = (pool.name(), &*backend.name, &backend.target);
+            tracing::info!(pool, backend = name, %address, sessions, "backend is gone");
+        }
+        for new in told(newer.without(self), "new") {
+            let pool = &new.upstream.pool;
+            let backend = &pool.members()[new.index];
+            let (pool, name, address) = (pool.name(), &*backend.name, &backend.target);
+            tracing::info!(pool, backend = name, %address, "backend is new");
+        }
+    }
+
+    /// The backends that the pools of `other` do not have.
+    fn without<'p>(&'p self, other: &Plan) -> Vec<Seat<'p>> {
+        let mut seats = Vec::new();
+        for upstream in &self.upstreams {
+            let same_name = |one: &&Arc<Upstream>| one.pool.name() == upstream.pool.name();
+            let same = other.upstreams.iter().find(same_name);
+            if same.is_some_and(|same| Arc::ptr_eq(same, upstream)) {
                 continue;
             }
-            let left = new.map_or(&[][..], |new| new.pool.members());
-            let left: HashSet<(&str, &str)> = left
+            let others = same.map_or(&[][..], |same| same.pool.members());
+            let others: HashSet<(&str, &str)> = others
                 .iter()
                 .map(|one| (&*one.name, &*one.identity))
                 .collect();
-            for (index, member) in old.pool.members().iter().enumerate() {
-                if !left.contains(&(&*member.name, &*member.identity)) {
-                    departed.push(Departed {
-                        upstream: old.clone(),
-                        index,
-                    });
+            for (index, member) in upstream.pool.members().iter().enumerate() {
+                if !others.contains(&(&*member.name, &*member.identity)) {
+                    seats.push(Seat { upstream, index });
                 }
             }
         }
-        departed
+        seats
     }
 
     fn over(upstreams: Vec<Arc<Upstream>>, settings: &Settings, registry: &mut Registry) -> Plan {
@@ -135,12 +148,20 @@ impl Plan {
     }
 }
 
-/// A backend of a pool as it was, which the pool by the same name has no more.
-#[derive(Debug)]
-pub struct Departed {
-    pub upstream: Arc<Upstream>,
-    /// Among the members of `upstream`.
-    pub index: usize,
+struct Seat<'p> {
+    upstream: &'p Upstream,
+    index: usize,
+}
+
+/// Backends of one change that have a line of their own.
+const TOLD_MAX: usize = 32;
+
+/// The first of them; one line says how many more there are.
+fn told<'p>(list: Vec<Seat<'p>>, what: &str) -> impl Iterator<Item = Seat<'p>> {
+    if let Some(more) = list.len().checked_sub(TOLD_MAX).filter(|more| *more > 0) {
+        tracing::info!("{more} more backends are {what}");
+    }
+    list.into_iter().take(TOLD_MAX)
 }
 
 impl Registry {
