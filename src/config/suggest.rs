@@ -36,11 +36,12 @@ pub(crate) fn for_key(section: &Section, name: &str) -> String {
     }
     let dashes_undone = name.replace('-', "_").to_ascii_lowercase();
     let known = section.keys.iter().map(|key| key.name);
-    if let Some(meant) = nearest(&dashes_undone, known) {
-        return format!("did you mean `{meant}`?");
-    }
+    // What another load balancer calls so was meant so, however near another key may be.
     if let Some(meant) = other_word(&dashes_undone).filter(|meant| section.key(meant).is_some()) {
         return format!("lbd calls it `{meant}`");
+    }
+    if let Some(meant) = nearest(&dashes_undone, known) {
+        return format!("did you mean `{meant}`?");
     }
     let known = section
         .keys

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -34,7 +35,8 @@ const OTHER_FAMILY: Duration = Duration::from_secs(1);
 const QUESTIONS_AT_ONCE: usize = 16;
 /// The hosts file has no time to live; reading it again costs next to nothing.
 const HOSTS_TTL: Duration = Duration::from_secs(5);
-const HOSTS_BYTES_MAX: u64 = 1 << 20;
+/// Of a file of the system; more are not read.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Errors are shown; some carry the name servers' own words.
 const ERROR_CHARS_MAX: usize = 200;
 
@@ -46,6 +48,8 @@ const SYSTEM_PATH: &str = "/etc/resolv.conf";
 pub struct Asker {
     /// Empty = those of the system.
     servers: Vec<SocketAddr>,
+    /// Where the system's are written (resolv.conf(5)).
+    system: PathBuf,
     built: Mutex<Option<Built>>,
     slots: Semaphore,
 }
@@ -74,6 +78,7 @@ impl Asker {
     pub fn new(servers: Vec<SocketAddr>) -> Self {
         Asker {
             servers,
+            system: PathBuf::from(SYSTEM_PATH),
             built: Mutex::new(None),
             slots: Semaphore::new(QUESTIONS_AT_ONCE),
         }
@@ -201,7 +206,7 @@ impl Asker {
 
     fn resolver(&self) -> Result<TokioResolver, String> {
         let stamp = if self.servers.is_empty() {
-            stamp_of(SYSTEM_PATH)
+            stamp_of(&self.system)
         } else {
             None
         };
@@ -209,13 +214,42 @@ impl Asker {
         if let Some(built) = built.as_ref().filter(|built| built.stamp == stamp) {
             return Ok(built.resolver.clone());
         }
-        let resolver = build(&self.servers)?;
+        let resolver = self.build()?;
         *built = Some(Built {
             stamp,
             resolver: resolver.clone(),
         });
         Ok(resolver)
     }
+
+    fn build(&self) -> Result<TokioResolver, String> {
+        let (config, mut options) = if self.servers.is_empty() {
+            let text = read(&self.system);
+            let text = text.map_err(|error| format!("{}: {error}", self.system.display()))?;
+            let read = system_conf::parse_resolv_conf(text);
+            read.map_err(|error| format!("{}: {}", self.system.display(), shown(&error)))?
+        } else {
+            let servers = self.servers.iter().map(name_server).collect();
+            let config = ResolverConfig::from_name_servers(servers);
+            (config, ResolverOpts::default())
+        };
+        // Answers live as long as their time to live, here and nowhere else.
+        options.cache_size = 0;
+        options.use_hosts_file = ResolveHosts::Never;
+        options.timeout = options.timeout.min(QUESTION_TIMEOUT_MAX);
+        let mut builder =
+            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        *builder.options_mut() = options;
+        builder.build().map_err(|error| shown(&error))
+    }
+}
+
+fn name_server(address: &SocketAddr) -> NameServerConfig {
+    let mut config = NameServerConfig::udp_and_tcp(address.ip());
+    for connection in &mut config.connections {
+        connection.port = address.port();
+    }
+    config
 }
 
 impl ServiceHeard {
@@ -229,29 +263,6 @@ impl ServiceHeard {
 }
 
 const NO_ANSWER: &str = "no answer in time";
-
-fn build(servers: &[SocketAddr]) -> Result<TokioResolver, String> {
-    let (config, mut options) = if servers.is_empty() {
-        system_conf::read_system_conf().map_err(|error| format!("{SYSTEM_PATH}: {error}"))?
-    } else {
-        let servers = servers.iter().map(|server| {
-            let mut config = NameServerConfig::udp_and_tcp(server.ip());
-            for connection in &mut config.connections {
-                connection.port = server.port();
-            }
-            config
-        });
-        let config = ResolverConfig::from_name_servers(servers.collect());
-        (config, ResolverOpts::default())
-    };
-    // Answers live as long as their time to live, here and nowhere else.
-    options.cache_size = 0;
-    options.use_hosts_file = ResolveHosts::Never;
-    options.timeout = options.timeout.min(QUESTION_TIMEOUT_MAX);
-    let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-    *builder.options_mut() = options;
-    builder.build().map_err(|error| shown(&error))
-}
 
 async fn both_families(resolver: &TokioResolver, name: &Name) -> (Heard, Heard) {
     let mut v4 = pin!(family(resolver, name, RecordType::A));
@@ -368,23 +379,57 @@ fn addresses_in(places: &[Place], host: &HostName) -> Addresses {
 
 /// Read for each question: it is short, and a change of it counts at once.
 fn in_hosts_file(host: &HostName) -> Option<Addresses> {
-    let text = read_hosts().ok()?;
+    let text = read(Path::new(HOSTS_PATH)).ok()?;
     hosts::find(&text, host)
 }
 
-fn read_hosts() -> io::Result<String> {
+fn read(path: &Path) -> io::Result<String> {
     // Anything but a plain file might never end, or never answer.
-    if !fs::metadata(HOSTS_PATH)?.is_file() {
-        return Err(io::ErrorKind::InvalidInput.into());
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is not a file"));
     }
     let mut bytes = Vec::new();
-    let file = fs::File::open(HOSTS_PATH)?;
-    file.take(HOSTS_BYTES_MAX).read_to_end(&mut bytes)?;
+    let file = fs::File::open(path)?;
+    file.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn stamp_of(path: &str) -> Option<Stamp> {
+fn stamp_of(path: &Path) -> Option<Stamp> {
     use std::os::unix::fs::MetadataExt;
     let metadata = fs::metadata(path).ok()?;
     Some((metadata.modified().ok()?, metadata.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_configuration_of_the_system_is_read_again_when_it_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let asker = Asker {
+            system: folder.path().join("resolv.conf"),
+            ..Asker::new(Vec::new())
+        };
+        let host = HostName::parse("web.test").unwrap();
+        let error = asker.addresses(&host, None).await.error.unwrap();
+        assert!(error.contains("resolv.conf: No such file"), "{error}");
+        fs::write(&asker.system, "search example.com\n").unwrap();
+        let error = asker.addresses(&host, None).await.error.unwrap();
+        assert!(error.contains("no nameservers"), "{error}");
+        let attempts = |count: usize| {
+            let new = folder.path().join("new");
+            fs::write(
+                &new,
+                format!("nameserver 192.0.2.1\noptions attempts:{count}\n"),
+            )
+            .unwrap();
+            fs::rename(&new, &asker.system).unwrap();
+            asker.resolver().unwrap().options().attempts
+        };
+        assert_eq!(attempts(3), 3);
+        assert_eq!(attempts(4), 4);
+        let resolver = asker.resolver().unwrap();
+        assert_eq!(resolver.options().cache_size, 0);
+    }
 }

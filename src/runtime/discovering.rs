@@ -15,7 +15,7 @@ use crate::balance::chance::Chance;
 use crate::base::clock::Moment;
 use crate::base::host::HostName;
 use crate::config::settings::{Pool, Settings, TtlBounds};
-use crate::discovery::addresses::Merged;
+use crate::discovery::addresses::{ADDRESSES_MAX, Merged};
 use crate::discovery::ask::{Asker, ServiceHeard};
 use crate::discovery::book::{Answer, Book, News};
 use crate::discovery::pace::Pace;
@@ -260,6 +260,7 @@ impl Discovering {
             return;
         }
         self.tell(&news);
+        self.tell_if_cut(&news);
         self.heard.insert(news.source.clone());
         self.book.record(news, Moment::now());
     }
@@ -298,6 +299,18 @@ impl Discovering {
             at: Instant::now(),
         };
         self.complaints.insert(source.clone(), complaint);
+    }
+
+    /// Once, when an answer begins to be too long.
+    fn tell_if_cut(&self, news: &News) {
+        let is_full = |answer: &Answer| {
+            !matches!(answer, Answer::Backends(_)) && answer.len() >= ADDRESSES_MAX
+        };
+        let known = self.book.get(&news.source).and_then(|known| known.answer());
+        if news.answer.as_ref().is_some_and(is_full) && !known.is_some_and(is_full) {
+            let (kind, name) = (news.source.kind(), &news.source);
+            tracing::warn!(kind, %name, "no more than {ADDRESSES_MAX} addresses of an answer are used");
+        }
     }
 
     /// Whether every source was looked at once, or was waited for long enough.

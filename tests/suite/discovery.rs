@@ -454,26 +454,47 @@ fn names_of_the_hosts_file_are_not_asked_for() {
     assert_eq!(dns.asked("localhost", A) + dns.asked("localhost", AAAA), 0);
 }
 
+/// How often a name was asked for in vain: questions of one try follow each other at once, a
+/// second at least lies between two tries.
+fn tries(dns: &DnsServer, name: &str) -> usize {
+    let times: Vec<Instant> = dns.questions(name, A).iter().map(|one| one.at).collect();
+    let pauses = times.windows(2).map(|pair| pair[1] - pair[0]);
+    1 + pauses
+        .filter(|pause| *pause > Duration::from_millis(800))
+        .count()
+}
+
 #[test]
 fn a_process_that_asks_in_vain_says_so_once_and_holds_no_more_than_before() {
     let dns = DnsServer::start();
-    dns.say("web.test", Reply::WrongId(Box::new(dns::SERVFAIL)));
+    dns.say("web.test", dns::SERVFAIL);
+    dns.say("forged.test", Reply::WrongId(Box::new(dns::SERVFAIL)));
     dns.say("busy.test", addresses(0, &["127.0.0.1"]));
     let mut setup = by_name(&dns, 80);
-    let busy = "kind = \"dns\"\nport = 80\nname = \"busy.test\"\nmin_ttl = \"100ms\"";
-    writeln!(setup.more, "[[pool.discover]]\n{busy}").unwrap();
+    for (name, line) in [("forged.test", ""), ("busy.test", "min_ttl = \"100ms\"")] {
+        let head = "[[pool.discover]]\nkind = \"dns\"\nport = 80";
+        writeln!(setup.more, "{head}\nname = \"{name}\"\n{line}").unwrap();
+    }
     let process = Process::start(&setup);
     wait::until("questions were asked", || dns.asked("busy.test", A) > 10);
     let before = descriptors(&process.proc());
-    // The first two fail after some seconds each, with a pause of a second between.
-    wait::until("a name was asked for in vain again and again", || {
-        dns.asked("busy.test", A) > 60 && dns.asked("web.test", A) > 4
+    wait::until("names were asked for in vain again and again", || {
+        dns.asked("busy.test", A) > 40 && tries(&dns, "web.test") >= 3
     });
+    let told = |name: &str| {
+        let errors = process.errors();
+        let lines = errors.lines().filter(|line| line.contains(name));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    wait::until("the forged name was told of", || {
+        !told("forged.test").is_empty()
+    });
+    for name in ["web.test", "forged.test"] {
+        let lines = told(name);
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].contains("discovery failed: nothing is known of it yet"));
+    }
     let errors = process.errors();
-    let lines = errors.lines().filter(|line| line.contains("web.test"));
-    let lines: Vec<&str> = lines.collect();
-    assert_eq!(lines.len(), 1, "{errors}");
-    assert!(lines[0].contains("discovery failed: nothing is known of it yet"));
     assert!(!errors.contains("wrong message id"), "{errors}");
     // A question under way has a socket for each family.
     let after = descriptors(&process.proc());
