@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::harness::balancer::{Balancer, Setup};
 use crate::harness::dns::{self, A, AAAA, DnsServer, Record, Reply, SRV, addresses};
-use crate::harness::machine::descriptors;
+use crate::harness::machine::{descriptors, resident_bytes};
 use crate::harness::peer::Backend;
 use crate::harness::process::Process;
 use crate::harness::wait;
@@ -316,6 +316,32 @@ fn hostile_answers_are_refused_and_change_nothing() {
 }
 
 #[test]
+fn a_hundred_hostile_answers_take_no_memory() {
+    let dns = DnsServer::start();
+    let (port, _backends) = backends(&["127.0.0.1"]);
+    // One family is good, so that the other is asked for again without a pause.
+    dns.say_for("web.test", A, addresses(0, &["127.0.0.1"]));
+    let endless = Reply::Garbage([0xc0, 12].repeat(30_000));
+    dns.say_for("web.test", AAAA, Reply::OverTcpOnly(Box::new(endless)));
+    let lines = format!("kind = \"dns\"\nname = \"web.test\"\nport = {port}");
+    let process = Process::start(&over(&dns, &format!("{lines}\nmin_ttl = \"100ms\"")));
+    let over_tcp = || {
+        let questions = dns.questions("web.test", AAAA);
+        questions.iter().filter(|one| one.over_tcp).count()
+    };
+    wait::until("the first hostile answers are in", || over_tcp() >= 20);
+    let before = resident_bytes(&process.proc());
+    wait::until("a hundred more are in", || over_tcp() >= 120);
+    let after = resident_bytes(&process.proc());
+    assert!(after < before + (3 << 20), "{before} became {after} bytes");
+    let mut client = TcpStream::connect(process.address).unwrap();
+    client.set_read_timeout(Some(wait::PATIENCE)).unwrap();
+    let mut greeting = [0];
+    client.read_exact(&mut greeting).unwrap();
+    assert_eq!(greeting, [1]);
+}
+
+#[test]
 fn an_answer_too_long_for_a_packet_comes_over_tcp_and_is_cut_at_1024() {
     let dns = DnsServer::start();
     let many = (0..2000_u32).map(|n| Record::A((0x7f01_0000 + n).into()));
@@ -439,6 +465,41 @@ fn clients_do_not_wait_for_a_name_server_that_is_silent() {
         "before it gives up"
     );
     assert_eq!(balancer.only_record().termination(), "no_backend");
+    await_error(&balancer, "no answer in time");
+    // Its deadline is five seconds.
+    assert!(begun.elapsed() < Duration::from_secs(9));
+}
+
+#[test]
+fn no_more_than_sixteen_names_are_asked_for_at_once() {
+    let dns = DnsServer::start();
+    let mut setup = Setup::over(&[]).global(&format!("resolvers = [\"{}\"]", dns.address));
+    let late = Duration::from_millis(200);
+    for n in 0..50 {
+        let answer = Box::new(addresses(60, &[&format!("127.0.1.{n}")]));
+        dns.say(&format!("n{n}.test"), Reply::Late(late, answer));
+        let lines = format!("kind = \"dns\"\nport = 80\nname = \"n{n}.test\"");
+        writeln!(setup.more, "[[pool.discover]]\n{lines}").unwrap();
+    }
+    let balancer = Balancer::start(&setup);
+    wait::until("all answers are in", || members(&balancer).len() == 50);
+    let most = dns.open_most();
+    assert!(
+        (8..=32).contains(&most),
+        "{most} questions, two for each name"
+    );
+}
+
+#[test]
+fn checking_a_configuration_asks_nobody() {
+    let dns = DnsServer::start();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lb.toml");
+    fs::write(&path, by_name(&dns, 80).toml("off")).unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lbd"));
+    let status = command.arg("--config").arg(&path).arg("--check").status();
+    assert!(status.unwrap().success());
+    assert_eq!(dns.asked("web.test", A), 0);
 }
 
 #[test]

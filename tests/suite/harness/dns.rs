@@ -3,8 +3,8 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -75,6 +75,9 @@ struct Desk {
     script: Mutex<Vec<(String, Option<u16>, Reply)>>,
     asked: Mutex<Vec<Question>>,
     over: AtomicBool,
+    /// Questions whose answer is not out yet, and the most there were.
+    open: AtomicUsize,
+    open_most: AtomicUsize,
 }
 
 /// Names it was not told of are NXDOMAIN.
@@ -121,6 +124,11 @@ impl DnsServer {
         let asked = self.desk.asked.lock().unwrap();
         let same = |one: &&Question| one.name == name && one.kind == kind;
         asked.iter().filter(same).cloned().collect()
+    }
+
+    /// The most questions that were open at once.
+    pub fn open_most(&self) -> usize {
+        self.desk.open_most.load(SeqCst)
     }
 
     pub fn asked(&self, name: &str, kind: u16) -> usize {
@@ -217,7 +225,11 @@ impl Desk {
             kind,
             over_tcp,
         };
-        asked.render(&reply.unwrap_or(NXDOMAIN))
+        let open = self.open.fetch_add(1, SeqCst) + 1;
+        self.open_most.fetch_max(open, SeqCst);
+        let answer = asked.render(&reply.unwrap_or(NXDOMAIN));
+        self.open.fetch_sub(1, SeqCst);
+        answer
     }
 }
 
