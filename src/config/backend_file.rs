@@ -24,7 +24,6 @@ pub fn load_backends(
     let desk = Desk {
         ledger: &ledger,
         env,
-        folder: path.parent().unwrap_or(Path::new("")),
     };
     let source = files::read(0, path, None, &ledger);
     let page = syntax::parse(0, &source, &ledger);

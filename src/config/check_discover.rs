@@ -1,6 +1,5 @@
 //! Reads `[[pool.discover]]`.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::base::host::HostName;
@@ -67,7 +66,7 @@ fn discover(table: &Reader<'_>) -> Option<Discover> {
     let name = table.optional("name", "a host name in quotes", host_name);
     let port = table.written_number("port", 1..=u16::MAX);
     let path = table.optional("path", "a file path in quotes", |text| {
-        file_path(table.folder(), text)
+        file_path(text).map(|path| table.beside(path))
     });
     let weight = table.number("weight", 0..=u16::MAX);
     let priority = table.number("priority", 0..=u16::MAX);
@@ -135,15 +134,14 @@ fn host_name(text: &str) -> Result<HostName, Wrong> {
     address::parse_host(text)
 }
 
-fn file_path(folder: &Path, text: &str) -> Result<PathBuf, Wrong> {
+fn file_path(text: &str) -> Result<&str, Wrong> {
     if text.is_empty() || text.ends_with('/') || text.contains('\0') {
         return Err(Wrong::new(
             format!("`path` cannot be {text:?}"),
             "the path of a file, such as \"backends.toml\"",
         ));
     }
-    // An absolute path replaces the folder.
-    Ok(folder.join(text))
+    Ok(text)
 }
 
 fn ttl(table: &Reader<'_>) -> TtlBounds {

@@ -18,7 +18,6 @@ pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Setting
     let desk = Desk {
         ledger: &ledger,
         env,
-        folder: path.parent().unwrap_or(Path::new("")),
     };
     let source = files::read(0, path, None, &ledger);
     let page = syntax::parse(0, &source, &ledger);
@@ -50,7 +49,6 @@ pub fn load_text(
     let desk = Desk {
         ledger: &ledger,
         env,
-        folder: Path::new(""),
     };
     let source = Source::new(name.to_owned(), text.to_owned());
     let page = syntax::parse(0, &source, &ledger);

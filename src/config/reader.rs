@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
@@ -18,8 +18,6 @@ use crate::config::syntax::Page;
 pub(crate) struct Desk<'a> {
     pub(crate) ledger: &'a Ledger,
     pub(crate) env: Env<'a>,
-    /// What relative paths are relative to.
-    pub(crate) folder: &'a Path,
 }
 
 /// One table of a file.
@@ -144,6 +142,14 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The path of a file that a value names: relative to the file the value stands in.
+    pub(crate) fn beside(&self, path: &str) -> PathBuf {
+        let folder = Path::new(self.page.name).parent();
+        let path = folder.unwrap_or(Path::new("")).join(path);
+        // Fails where there is no working directory; reading the file will tell.
+        std::path::absolute(&path).unwrap_or(path)
+    }
+
     pub(crate) fn place(&self) -> &Place {
         &self.place
     }
@@ -154,11 +160,6 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn ledger(&self) -> &'a Ledger {
         self.desk.ledger
-    }
-
-    /// What relative paths are relative to.
-    pub(crate) fn folder(&self) -> &'a Path {
-        self.desk.folder
     }
 
     pub(crate) fn note(&self, place: &Place, wrong: Wrong) {

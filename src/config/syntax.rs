@@ -12,6 +12,8 @@ use crate::config::ledger::{Ledger, Place, Source, Wrong};
 pub(crate) struct Page<'a> {
     /// Index into the list of sources.
     pub(crate) file: usize,
+    /// As it was given or found.
+    pub(crate) name: &'a str,
     pub(crate) text: &'a str,
     pub(crate) tree: DeTable<'a>,
 }
@@ -44,6 +46,7 @@ pub(crate) fn parse<'a>(file: usize, source: &'a Source, ledger: &Ledger) -> Pag
     }
     Page {
         file,
+        name: &source.name,
         text,
         tree: tree.into_inner(),
     }

@@ -250,6 +250,8 @@ impl<'a> Reader<'a> {
             (Some(DeValue::Integer(number)), Kind::Number(default)) => {
                 integer(number) == Some(i64::from(*default))
             }
+            (Some(DeValue::Boolean(flag)), Kind::Flag(default)) => flag == default,
+            (Some(DeValue::Array(items)), Kind::List) => items.is_empty(),
             _ => false,
         }
     }
