@@ -92,7 +92,8 @@ impl Discovering {
     }
 
     /// Looks at what the settings mention from now on. Sources that they mentioned before go on
-    /// undisturbed and keep what is known of them.
+    /// undisturbed and keep what is known of them; those that fail are looked at anew, for a reload
+    /// is what follows a repair.
     pub fn apply(&mut self, settings: &Settings) {
         let sources = source::of_settings(settings);
         self.book.keep(&sources);
@@ -105,7 +106,13 @@ impl Discovering {
             self.asker = Some((servers.clone(), asker));
         }
         self.tasks.retain(|source, task| match &task.work {
-            Work::Asking(_) => same_asker && sources.get(source) == Some(&task.bounds),
+            Work::Asking(_) => {
+                let fails = self
+                    .book
+                    .get(source)
+                    .is_some_and(|one| one.error().is_some());
+                same_asker && !fails && sources.get(source) == Some(&task.bounds)
+            }
             Work::Watching(_) => sources.contains_key(source),
             Work::Idle => false,
         });

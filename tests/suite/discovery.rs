@@ -649,6 +649,19 @@ fn a_reload_keeps_what_was_found_while_nobody_answers() {
 }
 
 #[test]
+fn a_reload_asks_at_once_for_a_name_that_failed() {
+    let dns = DnsServer::start();
+    let balancer = Balancer::start(&by_name(&dns, 80));
+    // The fourth try would follow four seconds after the third.
+    wait::until("three tries were in vain", || tries(&dns, "web.test") >= 3);
+    dns.say("web.test", addresses(60, &["127.0.0.1"]));
+    let begun = Instant::now();
+    balancer.reload(&by_name(&dns, 80)).unwrap();
+    await_members(&balancer, &at(80, &["127.0.0.1"]));
+    assert!(begun.elapsed() < Duration::from_secs(3));
+}
+
+#[test]
 fn a_wish_of_the_operator_outlives_changes_of_the_pool() {
     let dns = DnsServer::start();
     let (port, _backends) = backends(&["127.0.0.1", "127.0.0.2", "127.0.0.3"]);
