@@ -233,3 +233,50 @@ fn upstream(
     upstream.pool.queue().call();
     upstream
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::clock::Moment;
+    use crate::config::load::load_text;
+    use crate::discovery::addresses::Addresses;
+    use crate::discovery::book::{Answer, News};
+
+    const TEXT: &str = "[[listener]]\nname = \"in\"\nbind = \"127.0.0.1:1\"\npool = \"a\"\n\
+        [[pool]]\nname = \"a\"\n[[pool.discover]]\nkind = \"dns\"\nname = \"a.test\"\nport = 80\n\
+        [[pool]]\nname = \"b\"\n[[pool.discover]]\nkind = \"dns\"\nname = \"b.test\"\nport = 80\n";
+
+    #[test]
+    fn only_pools_whose_backends_changed_are_built_anew() {
+        let settings = load_text("t", TEXT, &|_| None).unwrap();
+        let sources = source::of_settings(&settings);
+        let mut book = Book::default();
+        book.keep(&sources);
+        let mut registry = Registry::default();
+        let plan = Plan::new(&settings, &mut registry, &book);
+        let names: Vec<Source> = sources.into_keys().collect();
+        let mut hear = |at: usize, list: &[&str]| {
+            let v4 = list.iter().map(|text| text.parse().unwrap()).collect();
+            let news = News {
+                source: names[at].clone(),
+                answer: Some(Answer::Addresses(Addresses { v4, v6: vec![] })),
+                ttl: None,
+                error: None,
+            };
+            book.record(news, Moment::ZERO);
+        };
+        hear(0, &["10.0.0.1", "10.0.0.2"]);
+        hear(1, &["10.0.0.9"]);
+        let heard = |at: usize| BTreeSet::from([names[at].clone()]);
+        let newer = plan
+            .refreshed(&settings, &mut registry, &book, &heard(0))
+            .unwrap();
+        assert_eq!(newer.upstreams[0].pool.members().len(), 2);
+        assert!(Arc::ptr_eq(&newer.routes[0].upstream, &newer.upstreams[0]));
+        let same = |at: usize| Arc::ptr_eq(&plan.upstreams[at], &newer.upstreams[at]);
+        assert!(!same(0) && same(1), "nobody heard of the other one yet");
+        assert_eq!(newer.without(&plan).len(), 2);
+        let again = newer.refreshed(&settings, &mut registry, &book, &heard(0));
+        assert!(again.is_none(), "the same answer is no change");
+    }
+}
