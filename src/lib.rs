@@ -12,6 +12,7 @@ pub mod base {
     pub mod clock;
     pub mod drain;
     pub mod ending;
+    pub mod host;
     pub mod wall;
     pub mod wheel;
 }
@@ -65,9 +66,11 @@ pub mod balance {
 /// Floor 3: from TOML text to checked settings.
 pub mod config {
     mod address;
+    pub mod backend_file;
     pub mod certificates;
     mod check;
     mod check_admission;
+    mod check_discover;
     mod check_health;
     mod check_listener;
     mod check_pool;
@@ -121,6 +124,7 @@ pub mod runtime {
     pub mod closing;
     pub mod control;
     mod descriptors;
+    mod discovering;
     pub mod draining;
     pub mod life;
     mod plan;
@@ -143,6 +147,18 @@ pub mod probe {
     pub mod runner;
     mod script;
     pub mod tls;
+}
+
+/// Floor 5: finds out which backends there are: by name, by service, by file.
+pub mod discovery {
+    pub mod addresses;
+    pub mod ask;
+    pub mod book;
+    pub mod hosts;
+    pub mod members;
+    pub mod pace;
+    pub mod source;
+    pub mod watch;
 }
 
 /// Floor 7: the command line.

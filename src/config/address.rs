@@ -4,15 +4,16 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::path::PathBuf;
 
 use crate::base::addr::Endpoint;
+use crate::base::host::HostName;
 use crate::config::ledger::Wrong;
+use crate::config::settings::Address;
 
 /// Room for a path in `sockaddr_un`, less the byte that ends it (unix(7)).
 const UNIX_PATH_BYTES_MAX: usize = 107;
 
 const BIND_EXAMPLES: &str =
     "such as \"0.0.0.0:8080\", \"[::]:8080\", \"127.0.0.1:7000-7009\" or \"unix:/run/web.sock\"";
-const BACKEND_EXAMPLES: &str =
-    "such as \"10.0.0.1:9001\", \"[2001:db8::1]:9001\" or \"unix:/run/web.sock\"";
+const BACKEND_EXAMPLES: &str = "such as \"10.0.0.1:9001\", \"[2001:db8::1]:9001\", \"db.internal:5432\" or \"unix:/run/web.sock\"";
 
 /// Places to listen on: one, or as many as a port range has. Port 0 lets the kernel choose one.
 pub(crate) fn parse_bind(text: &str) -> Result<Vec<Endpoint>, Wrong> {
@@ -59,29 +60,60 @@ pub(crate) fn parse_bind(text: &str) -> Result<Vec<Endpoint>, Wrong> {
         .collect())
 }
 
-/// A place to connect to.
-pub(crate) fn parse_backend(text: &str) -> Result<Endpoint, Wrong> {
+/// A place to connect to, or the name of one.
+pub(crate) fn parse_backend(text: &str) -> Result<Address, Wrong> {
     if let Some(path) = text.strip_prefix("unix:") {
-        return Ok(Endpoint::Unix(unix_path(path)?));
+        return Ok(Address::At(Endpoint::Unix(unix_path(path)?)));
     }
     let (host, port) = split_port(text, "127.0.0.1:9001", BACKEND_EXAMPLES)?;
-    let ip = parse_ip(host, port, BACKEND_EXAMPLES, |host| {
-        if host
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
-            && host.contains(|c: char| c.is_ascii_alphabetic())
-        {
-            Wrong::new(
-                format!("{text:?}: host names are not supported by this version of lbd yet"),
-                format!("write the IP address, {BACKEND_EXAMPLES}"),
-            )
+    let ip = if may_be_name(host) {
+        None
+    } else {
+        let otherwise =
+            |_: &str| Wrong::new(format!("{text:?} is not an address"), BACKEND_EXAMPLES);
+        Some(parse_ip(host, port, BACKEND_EXAMPLES, otherwise)?)
+    };
+    match (parse_port(port, BACKEND_EXAMPLES)?, ip) {
+        (0, _) => Err(Wrong::new(format!("{text:?} has port 0"), BACKEND_EXAMPLES)),
+        (port, Some(ip)) => Ok(Address::At(Endpoint::Tcp(with_port(ip, port)))),
+        (port, None) => Ok(Address::Named {
+            host: parse_host(host)?,
+            port,
+        }),
+    }
+}
+
+/// Whether somebody who wrote this meant a name, well or badly written.
+fn may_be_name(host: &str) -> bool {
+    host.contains(char::is_alphabetic)
+        && !host.contains(|c: char| ":/[]@".contains(c) || c.is_whitespace())
+}
+
+pub(crate) fn parse_host(text: &str) -> Result<HostName, Wrong> {
+    HostName::parse(text).map_err(|what| {
+        let hint = if text.is_ascii() {
+            "labels of 1 to 63 letters, digits and `-`, joined by dots, such as \"db.internal\""
         } else {
-            Wrong::new(format!("{text:?} is not an address"), BACKEND_EXAMPLES)
-        }
-    })?;
-    match parse_port(port, BACKEND_EXAMPLES)? {
-        0 => Err(Wrong::new(format!("{text:?} has port 0"), BACKEND_EXAMPLES)),
-        port => Ok(Endpoint::Tcp(with_port(ip, port))),
+            "write the ASCII form of the name, such as \"xn--bcher-kva.example\""
+        };
+        Wrong::new(format!("the host name {text:?} {what}"), hint)
+    })
+}
+
+/// A name server: its port may be left out.
+pub(crate) fn parse_resolver(text: &str) -> Result<SocketAddr, Wrong> {
+    const DNS_PORT: u16 = 53;
+    let examples = "such as \"10.0.0.2\", \"10.0.0.2:53\" or \"[2001:db8::2]:53\"";
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Ok(SocketAddr::new(ip, DNS_PORT));
+    }
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.port() != 0 => Ok(address),
+        Ok(_) => Err(Wrong::new(format!("{text:?} has port 0"), examples)),
+        Err(_) => Err(Wrong::new(
+            format!("{text:?} is not the address of a name server"),
+            format!("an IP address, {examples}"),
+        )),
     }
 }
 
@@ -318,15 +350,34 @@ mod tests {
     }
 
     #[test]
-    fn backends_are_addresses_and_paths_but_not_yet_names() {
-        for text in ["127.0.0.1:9001", "[2001:db8::1]:9001", "unix:/run/db.sock"] {
+    fn backends_are_addresses_paths_and_names() {
+        for text in [
+            "127.0.0.1:9001",
+            "[2001:db8::1]:9001",
+            "unix:/run/db.sock",
+            "db.internal:80",
+            "localhost:80",
+            "my_service:80",
+            "db.internal.:80",
+        ] {
             assert_eq!(parse_backend(text).unwrap().to_string(), text);
         }
         let cases = [
+            ("db.internal:0", "\"db.internal:0\" has port 0"),
             (
-                "db.internal:80",
-                "\"db.internal:80\": host names are not supported by this version of lbd yet",
+                "db.-internal:80",
+                "the host name \"db.-internal\" has the label \"-internal\", which begins or ends \
+                 with `-`",
             ),
+            (
+                "bücher.de:80",
+                "the host name \"bücher.de\" has the label \"bücher\", which has the character 'ü'",
+            ),
+            (
+                "db..internal:80",
+                "the host name \"db..internal\" has nothing between two dots (label 2)",
+            ),
+            ("10.0.0.300:80", "10.0.0.300 is not an IPv4 address"),
             ("db.internal", "\"db.internal\" has no port"),
             ("10.0.0.1:0", "\"10.0.0.1:0\" has port 0"),
             ("10.0.0.1:7-8", "the port \"7-8\" is not a number"),
@@ -342,11 +393,27 @@ mod tests {
         }
     }
 
+    #[test]
+    fn name_servers_are_addresses_with_or_without_a_port() {
+        for (text, expected) in [
+            ("10.0.0.2", "10.0.0.2:53"),
+            ("10.0.0.2:5353", "10.0.0.2:5353"),
+            ("2001:db8::2", "[2001:db8::2]:53"),
+            ("[2001:db8::2]:5353", "[2001:db8::2]:5353"),
+        ] {
+            assert_eq!(parse_resolver(text).unwrap().to_string(), expected);
+        }
+        for text in ["", "dns.example", "10.0.0.2:0", "10.0.0.2:x", "[::2]"] {
+            assert!(parse_resolver(text).is_err(), "{text}");
+        }
+    }
+
     proptest! {
         #[test]
         fn no_text_makes_the_parsers_panic(text in "[0-9a-f:.\\[\\]%*/ unix-]{0,20}") {
             let _ = parse_bind(&text);
             let _ = parse_backend(&text);
+            let _ = parse_resolver(&text);
         }
     }
 }

@@ -1,9 +1,11 @@
 //! The one constructor of settings: reads every table, then checks them against each other.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::config::address;
 use crate::config::check_listener::{self, Draft};
 use crate::config::check_pool;
 use crate::config::ledger::Wrong;
@@ -104,7 +106,19 @@ fn global(table: &Reader<'_>) -> Global {
         max_connections: table.number("max_connections", 1..=u32::MAX),
         drain_timeout: table.duration("drain_timeout", Duration::ZERO),
         hash_seed: table.text("hash_seed"),
+        resolvers: resolvers(table),
     }
+}
+
+fn resolvers(table: &Reader<'_>) -> Vec<SocketAddr> {
+    let mut resolvers = Vec::new();
+    for text in table.strings("resolvers", "an array of addresses in quotes") {
+        match address::parse_resolver(&text.value) {
+            Ok(resolver) => resolvers.push(resolver),
+            Err(wrong) => table.note(&text.place, wrong),
+        }
+    }
+    resolvers
 }
 
 fn log(table: &Reader<'_>) -> Log {

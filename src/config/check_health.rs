@@ -14,7 +14,7 @@ use crate::config::certificates;
 use crate::config::ledger::Wrong;
 use crate::config::reader::Reader;
 use crate::config::settings::{
-    Agent, Backend, Health, HttpProbe, Probe, SendProxy, Step, TlsVerify, without_port,
+    Address, Agent, Backend, Health, HttpProbe, Probe, SendProxy, Step, TlsVerify, without_port,
 };
 
 /// Shorter waits and pauses are busy loops.
@@ -366,7 +366,7 @@ pub(crate) fn note_unix_backends<'b>(
     backends: impl Iterator<Item = Option<&'b Backend>>,
 ) {
     let unix = |backend: Option<&Backend>| {
-        backend.is_some_and(|backend| matches!(backend.address, Endpoint::Unix(_)))
+        backend.is_some_and(|backend| matches!(backend.address, Address::At(Endpoint::Unix(_))))
     };
     let set = [
         ("port", health.port != 0),

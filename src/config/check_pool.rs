@@ -5,14 +5,14 @@ use std::time::Duration;
 use crate::balance::ejection::Ejection;
 use crate::balance::key::HashKey;
 use crate::balance::policy::{Cost, PolicyKind};
-use crate::base::addr::Endpoint;
 use crate::config::address;
+use crate::config::check_discover;
 use crate::config::check_health;
 use crate::config::duration;
 use crate::config::ledger::Wrong;
 use crate::config::names;
 use crate::config::reader::{Found, Reader};
-use crate::config::settings::{Backend, Drain, Health, Pool, Queue};
+use crate::config::settings::{Address, Backend, Drain, Health, Pool, Queue};
 
 /// Tries beyond this only make the client wait.
 const RETRIES_MAX: u32 = 16;
@@ -49,6 +49,7 @@ pub(crate) fn pool(table: &Reader<'_>) -> (Option<Found<String>>, Pool) {
         rebalance: table.number("rebalance", 0..=u32::MAX),
         ejection: ejection(&table.table("ejection")),
         backends: backends(table, &health),
+        discover: check_discover::discovers(table),
         health,
     };
     note_rebalance_in_vain(table, &pool);
@@ -127,7 +128,7 @@ fn ejection(table: &Reader<'_>) -> Ejection {
 
 fn backends(pool: &Reader<'_>, health: &Health) -> Vec<Backend> {
     let tables = pool.tables("backend");
-    if tables.is_empty() && !pool.has("backend") && !pool.has("discover") {
+    if tables.is_empty() && !pool.has("backend") && !check_discover::is_written(pool) {
         let hint = "add [[pool.backend]] with a line such as address = \"127.0.0.1:9001\"";
         let message = format!("{} has no backend", pool.label());
         pool.ledger()
@@ -145,7 +146,8 @@ fn backends(pool: &Reader<'_>, health: &Health) -> Vec<Backend> {
         .collect()
 }
 
-fn backend(table: &Reader<'_>) -> (Option<Found<String>>, Option<Backend>) {
+/// A backend and its name; where there was a mistake, `None` or a name made up.
+pub(crate) fn backend(table: &Reader<'_>) -> (Option<Found<String>>, Option<Backend>) {
     let address = table.required("address", "an address in quotes", address::parse_backend);
     let name = if table.has("name") {
         table.optional("name", "a string", names::backend_name)
@@ -175,7 +177,7 @@ fn backend(table: &Reader<'_>) -> (Option<Found<String>>, Option<Backend>) {
 }
 
 /// The address, where it makes a name.
-fn default_name(table: &Reader<'_>, address: &Found<Endpoint>) -> Option<Found<String>> {
+fn default_name(table: &Reader<'_>, address: &Found<Address>) -> Option<Found<String>> {
     let place = address.place.clone();
     match names::backend_name(&address.value.to_string()) {
         Ok(value) => Some(Found { value, place }),

@@ -81,6 +81,7 @@ pub(crate) static GLOBAL: Section = Section {
         number("max_connections", 100_000),
         text("drain_timeout", "30s"),
         text("hash_seed", ""),
+        list("resolvers"),
     ],
 };
 
@@ -150,9 +151,9 @@ pub(crate) static POOL: Section = Section {
         section("ejection", &EJECTION),
         section("health", &HEALTH),
         section("backend", &BACKEND),
+        section("discover", &DISCOVER),
         not_yet("send_proxy", Off::Text("off")),
         not_yet("tls", Off::Never),
-        not_yet("discover", Off::EmptyArray),
     ],
 };
 
@@ -236,14 +237,46 @@ pub(crate) static STEPS: Section = Section {
 pub(crate) static BACKEND: Section = Section {
     path: "pool.backend",
     shape: Shape::Array,
+    keys: &BACKEND_KEYS,
+};
+
+const BACKEND_KEYS: [Key; 6] = [
+    optional("name", "\"a\""),
+    required("address", "\"127.0.0.1:9001\""),
+    number("weight", 1),
+    number("priority", 0),
+    number("max_connections", 0),
+    decimal("cost", "0.0"),
+];
+
+pub(crate) static DISCOVER: Section = Section {
+    path: "pool.discover",
+    shape: Shape::Array,
     keys: &[
-        optional("name", "\"a\""),
-        required("address", "\"127.0.0.1:9001\""),
+        required("kind", "\"dns\""),
+        optional("name", "\"web.internal\""),
+        optional("port", "8080"),
         number("weight", 1),
         number("priority", 0),
         number("max_connections", 0),
-        decimal("cost", "0.0"),
+        text("min_ttl", "1s"),
+        text("max_ttl", "5m"),
+        optional("path", "\"backends.toml\""),
+        flag("allow_empty", false),
     ],
+};
+
+/// The top level of a file that `kind = "file"` names.
+pub(crate) static BACKEND_FILE: Section = Section {
+    path: "",
+    shape: Shape::Root,
+    keys: &[section("backend", &FILE_BACKEND)],
+};
+
+static FILE_BACKEND: Section = Section {
+    path: "backend",
+    shape: Shape::Array,
+    keys: &BACKEND_KEYS,
 };
 
 const fn required(name: &'static str, example: &'static str) -> Key {
@@ -374,13 +407,14 @@ mod tests {
     /// The lines of `conf/lb.toml` between the first header of the section and the next header.
     fn documented_lines(section: &Section) -> Vec<&'static str> {
         let lines = DOCUMENTED.lines().skip_while(|line| {
+            let bare = line.strip_prefix('#').unwrap_or(line);
             section.shape != Shape::Root
-                && line.split('#').next().unwrap().trim() != section.header()
+                && bare.split('#').next().unwrap().trim() != section.header()
         });
         let skipped = usize::from(section.shape != Shape::Root);
         lines
             .skip(skipped)
-            .take_while(|line| !line.starts_with('['))
+            .take_while(|line| !line.starts_with('[') && !line.starts_with("#["))
             .collect()
     }
 
@@ -402,7 +436,7 @@ mod tests {
                     Kind::Section(inner) => {
                         let found = DOCUMENTED
                             .lines()
-                            .any(|line| line.starts_with(&inner.header()));
+                            .any(|line| line.trim_start_matches('#').starts_with(&inner.header()));
                         assert!(found, "{} is not in conf/lb.toml", inner.header());
                         continue;
                     }

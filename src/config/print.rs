@@ -10,8 +10,8 @@ use crate::balance::sources::SourceLimits;
 use crate::config::duration;
 use crate::config::expand;
 use crate::config::settings::{
-    AccessTarget, Backend, Drain, Health, HttpProbe, Listener, LogFormat, LogLevel, Pool, Probe,
-    Queue, SendProxy, Settings, Step, TlsVerify,
+    AccessTarget, Backend, Discover, Drain, Health, HttpProbe, Listener, LogFormat, LogLevel, Pool,
+    Probe, Queue, SendProxy, Settings, Step, TlsVerify,
 };
 use crate::wire::script::escape;
 
@@ -28,6 +28,12 @@ pub fn print_effective(settings: &Settings) -> String {
     out.line("max_connections", global.max_connections);
     out.duration("drain_timeout", global.drain_timeout);
     out.string("hash_seed", &global.hash_seed);
+    let resolvers: Vec<String> = global
+        .resolvers
+        .iter()
+        .map(|resolver| quoted(&resolver.to_string()))
+        .collect();
+    out.line("resolvers", format!("[{}]", resolvers.join(", ")));
 
     out.header("[log]");
     out.string("level", level(settings.log.level));
@@ -106,6 +112,9 @@ fn print_pool(out: &mut Text, pool: &Pool) {
     print_health(out, &pool.health);
     for backend in &pool.backends {
         print_backend(out, backend);
+    }
+    for discover in &pool.discover {
+        print_discover(out, discover);
     }
 }
 
@@ -214,6 +223,46 @@ fn print_backend(out: &mut Text, backend: &Backend) {
     // With its point, which makes it a float.
     out.line("cost", format_args!("{:?}", backend.cost.as_f64()));
     out.line("max_connections", backend.max_connections);
+}
+
+fn print_discover(out: &mut Text, discover: &Discover) {
+    out.header("[[pool.discover]]");
+    let ttl = match discover {
+        Discover::Dns {
+            name,
+            port,
+            weight,
+            priority,
+            max_connections,
+            ttl,
+        } => {
+            out.string("kind", "dns");
+            out.string("name", name.as_str());
+            out.line("port", port);
+            out.line("weight", weight);
+            out.line("priority", priority);
+            out.line("max_connections", max_connections);
+            ttl
+        }
+        Discover::Srv {
+            name,
+            max_connections,
+            ttl,
+        } => {
+            out.string("kind", "srv");
+            out.string("name", name.as_str());
+            out.line("max_connections", max_connections);
+            ttl
+        }
+        Discover::File { path, allow_empty } => {
+            out.string("kind", "file");
+            out.string("path", &path.display().to_string());
+            out.line("allow_empty", allow_empty);
+            return;
+        }
+    };
+    out.duration("min_ttl", ttl.min);
+    out.duration("max_ttl", ttl.max);
 }
 
 fn level(level: LogLevel) -> &'static str {

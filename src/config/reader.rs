@@ -44,11 +44,20 @@ pub(crate) struct Found<T> {
 impl<'a> Reader<'a> {
     /// Keys that are unknown or not there yet are noted here.
     pub(crate) fn of_page(desk: &'a Desk<'a>, page: &'a Page<'a>) -> Self {
+        Reader::of_page_as(&ROOT, desk, page)
+    }
+
+    /// The same for a file of another kind, whose top level is `section`.
+    pub(crate) fn of_page_as(
+        section: &'static Section,
+        desk: &'a Desk<'a>,
+        page: &'a Page<'a>,
+    ) -> Self {
         let place = Place {
             file: page.file,
             span: 0..0,
         };
-        Reader::open(desk, page, &ROOT, Some(&page.tree), place, "")
+        Reader::open(desk, page, section, Some(&page.tree), place, "")
     }
 
     fn open(

@@ -1,6 +1,7 @@
 //! The checked configuration: what the floors above may rely on. Nothing here is text any more.
 
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use crate::balance::networks::Network;
 use crate::balance::policy::{Cost, PolicyKind};
 use crate::balance::sources::SourceLimits;
 use crate::base::addr::Endpoint;
+use crate::base::host::HostName;
 pub use crate::observe::access::Target as AccessTarget;
 pub use crate::observe::form::Format as LogFormat;
 pub use crate::observe::log::Level as LogLevel;
@@ -39,6 +41,8 @@ pub struct Global {
     pub drain_timeout: Duration,
     /// Key of every hash that chooses a backend. Instances that share it agree on the choice.
     pub hash_seed: String,
+    /// Name servers to ask; empty = those of the system.
+    pub resolvers: Vec<SocketAddr>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -114,8 +118,10 @@ pub struct Pool {
     pub rebalance: u32,
     pub ejection: Ejection,
     pub health: Health,
-    /// At least one; names are unique within the pool.
+    /// Names are unique within the pool; at least one, unless `discover` has one.
     pub backends: Vec<Backend>,
+    /// Where further backends are found while lbd runs.
+    pub discover: Vec<Discover>,
 }
 
 /// Where clients wait while every backend is full.
@@ -141,7 +147,7 @@ pub struct Drain {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Backend {
     pub name: String,
-    pub address: Endpoint,
+    pub address: Address,
     /// 0 = takes no new connection; at most 65 535.
     pub weight: u16,
     /// Lower first.
@@ -150,6 +156,69 @@ pub struct Backend {
     /// 0 = no limit.
     pub max_connections: u32,
 }
+
+/// Where a backend is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    At(Endpoint),
+    /// At one of the addresses that the name has at the time.
+    Named {
+        host: HostName,
+        /// Never 0.
+        port: u16,
+    },
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::At(endpoint) => endpoint.fmt(f),
+            Address::Named { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+/// Backends that are not listed but found.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Discover {
+    /// Each address of a name is a backend.
+    Dns {
+        name: HostName,
+        /// Never 0.
+        port: u16,
+        weight: u16,
+        priority: u16,
+        max_connections: u32,
+        ttl: TtlBounds,
+    },
+    /// Each address of each target of a service is a backend; weight, priority and port are those
+    /// of the record (RFC 2782).
+    Srv {
+        name: HostName,
+        max_connections: u32,
+        ttl: TtlBounds,
+    },
+    /// Each `[[backend]]` of a file is a backend.
+    File {
+        path: PathBuf,
+        /// Whether a file without backends is believed.
+        allow_empty: bool,
+    },
+}
+
+/// An answer is asked for again when its time to live, brought within these, is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TtlBounds {
+    pub min: Duration,
+    /// At least `min`.
+    pub max: Duration,
+}
+
+/// Of host names that stand in the `address` of a backend.
+pub const TTL_BOUNDS: TtlBounds = TtlBounds {
+    min: Duration::from_secs(1),
+    max: Duration::from_secs(300),
+};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Health {

@@ -1,6 +1,6 @@
 //! What a misspelt word was probably meant to be.
 
-use crate::config::keys::{Kind, ROOT, Section, Shape};
+use crate::config::keys::{BACKEND_FILE, Kind, ROOT, Section, Shape};
 
 /// More names are not listed in a hint.
 const NAMES_MAX: usize = 12;
@@ -23,7 +23,9 @@ pub(crate) fn nearest<'c>(
 
 /// What to say of an unknown key: where it belongs, what was meant, or which keys there are.
 pub(crate) fn for_key(section: &Section, name: &str) -> String {
-    let elsewhere: Vec<String> = ROOT
+    let of_root = ROOT.all().into_iter().any(|one| std::ptr::eq(one, section));
+    let root = if of_root { &ROOT } else { &BACKEND_FILE };
+    let elsewhere: Vec<String> = root
         .all()
         .into_iter()
         .filter_map(|other| home(other, name))
@@ -119,7 +121,7 @@ mod tests {
             (
                 &GLOBAL,
                 "name",
-                "`name` belongs in [[listener]] or [[pool]] or [[pool.backend]]",
+                "`name` belongs in [[listener]] or [[pool]] or [[pool.backend]] or [[pool.discover]]",
             ),
             (&POOL, "polcy", "did you mean `policy`?"),
             (&POOL, "connect-timeout", "did you mean `connect_timeout`?"),

@@ -71,7 +71,8 @@ impl<'a> Reader<'a> {
         self.optional(name, expected, parse)
     }
 
-    fn require(&self, name: &str) {
+    /// Notes it when the key is left out.
+    pub(crate) fn require(&self, name: &str) {
         if !self.has(name) {
             let message = format!("{} has no `{name}`", self.label);
             let hint = format!("add a line such as {}", self.example(name));
@@ -140,26 +141,21 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// One of a few words that must be there.
+    pub(crate) fn required_choice<T: Copy>(&self, name: &str, words: &[(&str, T)]) -> Option<T> {
+        let list: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        let expected = format!("one of {}", suggest::quoted(&list));
+        let found = self.required(name, &expected, |text| one_of(name, text, words, &[]));
+        found.map(|found| found.value)
+    }
+
     /// One of a few words.
     pub(crate) fn choice<T: Copy>(&self, name: &str, words: &[(&str, T)], not_yet: &[&str]) -> T {
         let list: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
         self.parsed(
             name,
             &format!("one of {}", suggest::quoted(&list)),
-            |text| {
-                if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
-                    return Ok(*value);
-                }
-                let allowed = format!("allowed: {}", suggest::quoted(&list));
-                if not_yet.contains(&text) {
-                    return Err(reader::not_yet(&format!("{name} = {text:?}"), allowed));
-                }
-                let hint = match suggest::nearest(text, list.iter().copied()) {
-                    Some(word) => format!("did you mean {word:?}? {allowed}"),
-                    None => allowed,
-                };
-                Err(Wrong::new(format!("`{name}` cannot be {text:?}"), hint))
-            },
+            |text| one_of(name, text, words, not_yet),
         )
     }
 
@@ -190,31 +186,41 @@ impl<'a> Reader<'a> {
     where
         T: Copy + Into<i64> + TryFrom<i64>,
     {
+        self.written_number(name, range)
+            .map(|found| found.value)
+            .unwrap_or_else(|| {
+                let Kind::Number(default) = self.kind(name) else {
+                    panic!("{name} has no default number")
+                };
+                T::try_from(i64::from(*default))
+                    .ok()
+                    .expect("the defaults of the key table fit")
+            })
+    }
+
+    /// An integer within the range; `None` when it is left out or the mistake is noted.
+    pub(crate) fn written_number<T>(&self, name: &str, range: RangeInclusive<T>) -> Option<Found<T>>
+    where
+        T: Copy + Into<i64> + TryFrom<i64>,
+    {
         let (min, max): (i64, i64) = ((*range.start()).into(), (*range.end()).into());
-        let written = self.get(name).and_then(|value| match value.get_ref() {
-            DeValue::Integer(number) => {
-                let fits = integer(number).filter(|number| (min..=max).contains(number));
-                let converted = fits.and_then(|number| T::try_from(number).ok());
-                if converted.is_none() {
-                    let message = format!("`{name}` is {number}, not within {min} to {max}");
-                    let hint = format!("the default is {}", self.example(name));
-                    self.note(&self.place_of(value), Wrong::new(message, hint));
-                }
-                converted
-            }
-            _ => {
-                self.note_type(name, value, "an integer");
-                None
-            }
-        });
-        written.unwrap_or_else(|| {
-            let Kind::Number(default) = self.kind(name) else {
-                panic!("{name} has no default number")
+        let value = self.get(name)?;
+        let place = self.place_of(value);
+        let DeValue::Integer(number) = value.get_ref() else {
+            self.note_type(name, value, "an integer");
+            return None;
+        };
+        let fits = integer(number).filter(|number| (min..=max).contains(number));
+        let converted = fits.and_then(|number| T::try_from(number).ok());
+        if converted.is_none() {
+            let message = format!("`{name}` is {number}, not within {min} to {max}");
+            let hint = match self.kind(name) {
+                Kind::Optional(_) => format!("for example {}", self.example(name)),
+                _ => format!("the default is {}", self.example(name)),
             };
-            T::try_from(i64::from(*default))
-                .ok()
-                .expect("the defaults of the key table fit")
-        })
+            self.note(&place, Wrong::new(message, hint));
+        }
+        converted.map(|value| Found { value, place })
     }
 
     /// A boolean; a mistake is noted and the default taken.
@@ -295,6 +301,11 @@ impl<'a> Reader<'a> {
         None
     }
 
+    pub(crate) fn is_empty_array(&self, name: &str) -> bool {
+        let value = self.get(name).map(Spanned::get_ref);
+        matches!(value, Some(DeValue::Array(items)) if items.is_empty())
+    }
+
     /// Whether the key is left out or holds its default.
     pub(crate) fn is_default(&self, name: &str) -> bool {
         match (self.get(name).map(Spanned::get_ref), self.kind(name)) {
@@ -355,4 +366,25 @@ fn decimal(value: &DeValue<'_>) -> Option<f64> {
         DeValue::Integer(number) => integer(number).map(|number| number as f64),
         _ => None,
     }
+}
+
+fn one_of<T: Copy>(
+    name: &str,
+    text: &str,
+    words: &[(&str, T)],
+    not_yet: &[&str],
+) -> Result<T, Wrong> {
+    if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
+        return Ok(*value);
+    }
+    let list: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+    let allowed = format!("allowed: {}", suggest::quoted(&list));
+    if not_yet.contains(&text) {
+        return Err(reader::not_yet(&format!("{name} = {text:?}"), allowed));
+    }
+    let hint = match suggest::nearest(text, list.iter().copied()) {
+        Some(word) => format!("did you mean {word:?}? {allowed}"),
+        None => allowed,
+    };
+    Err(Wrong::new(format!("`{name}` cannot be {text:?}"), hint))
 }

@@ -30,6 +30,7 @@ pub enum Level {
 /// Starts the log; called again, by a reload, it changes level and format.
 pub fn init(level: Level, format: Format) {
     IS_JSON.store(format == Format::Json, Ordering::Relaxed);
+    IS_DEBUGGING.store(level >= Level::Debug, Ordering::Relaxed);
     let handle = LEVEL.get_or_init(|| {
         let (filter, handle) = reload::Layer::new(LevelFilter::from(level));
         let subscriber = Registry::default().with(filter).with(Lines);
@@ -47,6 +48,7 @@ pub fn lost() -> u64 {
 }
 
 static LEVEL: OnceLock<reload::Handle<LevelFilter, Registry>> = OnceLock::new();
+static IS_DEBUGGING: AtomicBool = AtomicBool::new(false);
 static IS_JSON: AtomicBool = AtomicBool::new(false);
 static LOST: AtomicU64 = AtomicU64::new(0);
 static LOST_REPORTED: AtomicU64 = AtomicU64::new(0);
@@ -70,6 +72,11 @@ struct Lines;
 
 impl<S: Subscriber> Layer<S> for Lines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        // The resolver has a line for every forged packet; what came of it we tell ourselves.
+        let of_resolver = event.metadata().target().starts_with("hickory");
+        if of_resolver && !IS_DEBUGGING.load(Ordering::Relaxed) {
+            return;
+        }
         let format = if IS_JSON.load(Ordering::Relaxed) {
             Format::Json
         } else {
@@ -281,6 +288,11 @@ mod tests {
 
     impl<S: Subscriber> Layer<S> for Collect {
         fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+            // The resolver has a line for every forged packet; what came of it we tell ourselves.
+            let of_resolver = event.metadata().target().starts_with("hickory");
+            if of_resolver && !IS_DEBUGGING.load(Ordering::Relaxed) {
+                return;
+            }
             push_event(
                 &mut self.0.lock().unwrap(),
                 self.1,

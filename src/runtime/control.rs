@@ -1,6 +1,7 @@
 //! The control plane: starts the workers, applies configurations, drains. Every change, whoever
 //! asks for it, comes through [`Control::run`] one after the other.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,9 +14,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::closing::{self, Order, Scope};
 use super::descriptors;
+use super::discovering::Discovering;
 use super::draining::Draining;
 use super::plan::{Plan, Registry};
-use super::probing::Probing;
+use super::probing::{PROBES_AT_ONCE, Probing};
 use super::rebalancing::Rebalancing;
 use super::shared::{BindId, Message, Shared};
 use super::state::State;
@@ -25,6 +27,7 @@ use crate::base::addr::Endpoint;
 use crate::base::clock::Moment;
 use crate::base::drain::Curve;
 use crate::config::settings::{Listener, Settings};
+use crate::discovery::source::{self, Source};
 use crate::net::listen;
 use crate::net::peer::unacknowledged_max;
 use crate::observe::access::AccessLog;
@@ -130,6 +133,9 @@ pub struct Control {
     shared: Arc<Shared>,
     access: AccessLog,
     probing: Probing,
+    discovering: Discovering,
+    /// New clients wait in the kernel's queue for backends to be found.
+    holds_clients: bool,
     draining: Draining,
     rebalancing: Rebalancing,
     started_at: Moment,
@@ -152,7 +158,8 @@ impl Control {
             .map_err(StartError::AccessLog)?;
         let shared = Arc::new(Shared::new(workers, max_connections).map_err(StartError::Threads)?);
         let mut registry = Registry::default();
-        let plan = Plan::new(&settings, &mut registry);
+        let discovering = Discovering::default();
+        let plan = Plan::new(&settings, &mut registry, discovering.book());
         let (sender, commands) = mpsc::channel(COMMANDS_MAX);
         let (end, ended) = mpsc::unbounded_channel();
         let mut control = Control {
@@ -162,6 +169,8 @@ impl Control {
             next_bind: 0,
             access,
             probing: Probing::default(),
+            holds_clients: finds_backends(&settings),
+            discovering,
             draining: Draining::default(),
             rebalancing: Rebalancing::default(),
             started_at: Moment::now(),
@@ -173,8 +182,8 @@ impl Control {
         };
         control.binds = control.open_missing(&control.settings.listeners.clone())?;
         control.publish();
-        for bind in &control.binds {
-            control.tell_workers_to_listen(bind);
+        if !control.holds_clients {
+            control.tell_workers_to_listen_to_all();
         }
         for me in 0..workers {
             let log = control.access.line_writer();
@@ -209,6 +218,7 @@ impl Control {
     /// Errors: a worker could not go on.
     pub async fn run(mut self) -> io::Result<()> {
         self.probing.apply(&self.settings, &self.plan);
+        self.discovering.begin(&self.settings);
         let mut force_at: Option<Instant> = None;
         let mut result = Ok(());
         let mut round = interval(ROUND);
@@ -231,6 +241,7 @@ impl Control {
                 }
                 Some(command) = self.commands.recv() => match command {
                     Command::Drain(timeout) => {
+                        self.let_clients_in();
                         self.tell_workers(|| Message::Drain);
                         self.end_all_within(timeout);
                         // The last holder closes: clients would wait in a queue that nobody
@@ -246,6 +257,7 @@ impl Control {
                         self.make_round();
                     }
                 },
+                heard = self.discovering.heard() => self.take_in(&heard),
                 _ = round.tick() => self.make_round(),
                 () = forced => {
                     self.tell_workers(|| Message::Stop);
@@ -254,6 +266,7 @@ impl Control {
             }
         }
         self.probing.stop();
+        self.discovering.stop();
         for bind in &self.binds {
             remove_socket_file(&bind.asked);
         }
@@ -332,9 +345,9 @@ impl Control {
             reloaded.needs_restart.push("global.workers".to_owned());
         }
         self.shared.process.set_max(max_connections);
-        let before = std::mem::replace(&mut self.plan, Plan::new(&settings, &mut self.registry));
-        self.draining
-            .replanned(&before.upstreams, &self.plan.upstreams);
+        let book = self.discovering.book();
+        let plan = Plan::new(&settings, &mut self.registry, book);
+        self.replace_plan(plan);
         let (mut kept, removed): (Vec<_>, Vec<_>) = self
             .binds
             .drain(..)
@@ -350,11 +363,43 @@ impl Control {
             self.tell_workers(|| Message::Unlisten { bind: bind.id });
             remove_socket_file(&bind.asked);
         }
-        for bind in &self.binds {
-            self.tell_workers_to_listen(bind);
-        }
+        self.holds_clients = false;
+        self.tell_workers_to_listen_to_all();
         self.probing.apply(&self.settings, &self.plan);
+        self.discovering.apply(&self.settings);
         Ok(reloaded)
+    }
+
+    /// Rebuilds the pools whose backends are others than before, now that these sources were
+    /// heard of.
+    fn take_in(&mut self, heard: &BTreeSet<Source>) {
+        let book = self.discovering.book();
+        let refreshed = self
+            .plan
+            .refreshed(&self.settings, &mut self.registry, book, heard);
+        if let Some(plan) = refreshed {
+            self.replace_plan(plan);
+            self.publish();
+            self.probing.apply(&self.settings, &self.plan);
+        }
+        if self.discovering.is_warm() {
+            self.let_clients_in();
+        }
+    }
+
+    /// Every change of what pools have passes here.
+    fn replace_plan(&mut self, newer: Plan) {
+        self.plan.tell_changes(&newer);
+        let before = std::mem::replace(&mut self.plan, newer);
+        self.draining
+            .replanned(&before.upstreams, &self.plan.upstreams);
+    }
+
+    /// Serves the clients that waited for backends to be found.
+    fn let_clients_in(&mut self) {
+        if std::mem::take(&mut self.holds_clients) {
+            self.tell_workers_to_listen_to_all();
+        }
     }
 
     /// Opens the addresses of `listeners` that are not listened on yet.
@@ -413,6 +458,12 @@ impl Control {
         }
     }
 
+    fn tell_workers_to_listen_to_all(&self) {
+        for bind in &self.binds {
+            self.tell_workers_to_listen(bind);
+        }
+    }
+
     /// Workers that listen on it already go on as they are.
     fn tell_workers_to_listen(&self, bind: &Bind) {
         let exclusive = matches!(bind.asked, Endpoint::Unix(_));
@@ -448,13 +499,18 @@ impl Control {
             .routes
             .iter()
             .map(|route| (&**route, self.addresses(&route.listener)));
-        State::gather(
+        let mut state = State::gather(
             self.started_at,
             listeners,
             &self.plan.upstreams,
             &self.probing,
             &self.draining,
-        )
+        );
+        let now = Moment::now();
+        for (pool, settings) in state.pools.iter_mut().zip(&self.settings.pools) {
+            pool.discovery = self.discovering.states(settings, now);
+        }
+        state
     }
 }
 
@@ -467,7 +523,11 @@ fn connections_allowed(settings: &Settings, workers: usize) -> Result<u32, Start
         .iter()
         .map(|listener| listener.binds.len())
         .sum();
-    let backends = settings.pools.iter().map(|pool| pool.backends.len()).sum();
+    let mut backends = settings.pools.iter().map(|pool| pool.backends.len()).sum();
+    if finds_backends(settings) {
+        // How many will be found, nobody knows; no more are probed at once.
+        backends += PROBES_AT_ONCE + DISCOVERY_DESCRIPTORS;
+    }
     let allowed = descriptors::reserve(wanted, workers, listening, backends);
     if allowed < wanted {
         if settings.global.max_connections != MAX_CONNECTIONS_DEFAULT || allowed == 0 {
@@ -479,6 +539,14 @@ fn connections_allowed(settings: &Settings, workers: usize) -> Result<u32, Start
         );
     }
     Ok(allowed)
+}
+
+/// Sockets of questions to name servers, and watches of files.
+const DISCOVERY_DESCRIPTORS: usize = 64;
+
+/// Whether there are backends that are not listed.
+fn finds_backends(settings: &Settings) -> bool {
+    !source::of_settings(settings).is_empty()
 }
 
 /// `global.max_connections` when the configuration does not say.

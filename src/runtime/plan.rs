@@ -1,18 +1,20 @@
 //! From settings to what runs: pools over their live records, and a route for each address.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::shared::{BindId, Snapshot};
 use crate::balance::key::HashSeed;
 use crate::balance::networks::Networks;
-use crate::balance::pool::{MemberSpec, Pool, PoolSpec};
+use crate::balance::pool::{Pool, PoolSpec};
 use crate::balance::sources::Sources;
 use crate::balance::table::Table;
-use crate::base::addr::Endpoint;
 use crate::base::clock::Moment;
 use crate::config::settings::{self, Probe, Settings};
+use crate::discovery::book::Book;
+use crate::discovery::members::{Gathered, gather};
+use crate::discovery::source::{self, Source};
 use crate::proxy::admission::Gate;
 use crate::proxy::route::{Limits, Newest, Route, Tally, Upstream};
 
@@ -37,14 +39,87 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub fn new(settings: &Settings, registry: &mut Registry) -> Plan {
+    /// `book` is what is known of the backends that are found, not listed.
+    pub fn new(settings: &Settings, registry: &mut Registry, book: &Book) -> Plan {
         registry.forget_all_but(settings);
         let seed = &settings.global.hash_seed;
         let upstreams: Vec<_> = settings
             .pools
             .iter()
-            .map(|pool| upstream(pool, seed, registry))
+            .map(|pool| upstream(pool, gather(pool, book), seed, registry))
             .collect();
+        Plan::over(upstreams, settings, registry)
+    }
+
+    /// The same settings with what is known of their sources by now: `None` when no pool has other
+    /// members than before. Pools that have the same go on as they are.
+    pub fn refreshed(
+        &self,
+        settings: &Settings,
+        registry: &mut Registry,
+        book: &Book,
+        heard: &BTreeSet<Source>,
+    ) -> Option<Plan> {
+        let seed = &settings.global.hash_seed;
+        let mut changed = false;
+        let mut refresh = |(pool, old): (&settings::Pool, &Arc<Upstream>)| {
+            let is_heard = |(source, _): (Source, _)| heard.contains(&source);
+            if !source::of_pool(pool).into_iter().any(is_heard) {
+                return old.clone();
+            }
+            let gathered = gather(pool, book);
+            if *gathered.members == *old.pool.members() {
+                return old.clone();
+            }
+            changed = true;
+            upstream(pool, gathered, seed, registry)
+        };
+        let upstreams = settings.pools.iter().zip(&self.upstreams);
+        let upstreams: Vec<_> = upstreams.map(&mut refresh).collect();
+        changed.then(|| Plan::over(upstreams, settings, registry))
+    }
+
+    /// One line for each backend that went and each that came.
+    pub fn tell_changes(&self, newer: &Plan) {
+        for gone in told(self.without(newer), "gone") {
+            let pool = &gone.upstream.pool;
+            let sessions = pool.live(gone.index).active();
+            let backend = &pool.members()[gone.index];
+            let (pool, name, address) = (pool.name(), &*backend.name, &backend.target);
+            tracing::info!(pool, backend = name, %address, sessions, "backend is gone");
+        }
+        for new in told(newer.without(self), "new") {
+            let pool = &new.upstream.pool;
+            let backend = &pool.members()[new.index];
+            let (pool, name, address) = (pool.name(), &*backend.name, &backend.target);
+            tracing::info!(pool, backend = name, %address, "backend is new");
+        }
+    }
+
+    /// The backends that the pools of `other` do not have.
+    fn without<'p>(&'p self, other: &Plan) -> Vec<Seat<'p>> {
+        let mut seats = Vec::new();
+        for upstream in &self.upstreams {
+            let same_name = |one: &&Arc<Upstream>| one.pool.name() == upstream.pool.name();
+            let same = other.upstreams.iter().find(same_name);
+            if same.is_some_and(|same| Arc::ptr_eq(same, upstream)) {
+                continue;
+            }
+            let others = same.map_or(&[][..], |same| same.pool.members());
+            let others: HashSet<(&str, &str)> = others
+                .iter()
+                .map(|one| (&*one.name, &*one.identity))
+                .collect();
+            for (index, member) in upstream.pool.members().iter().enumerate() {
+                if !others.contains(&(&*member.name, &*member.identity)) {
+                    seats.push(Seat { upstream, index });
+                }
+            }
+        }
+        seats
+    }
+
+    fn over(upstreams: Vec<Arc<Upstream>>, settings: &Settings, registry: &mut Registry) -> Plan {
         let routes = settings.listeners.iter().map(|listener| {
             Arc::new(Route {
                 listener: listener.name.clone(),
@@ -81,6 +156,22 @@ impl Plan {
         }
         Snapshot { routes }
     }
+}
+
+struct Seat<'p> {
+    upstream: &'p Upstream,
+    index: usize,
+}
+
+/// Backends of one change that have a line of their own.
+const TOLD_MAX: usize = 32;
+
+/// The first of them; one line says how many more there are.
+fn told<'p>(list: Vec<Seat<'p>>, what: &str) -> impl Iterator<Item = Seat<'p>> {
+    if let Some(more) = list.len().checked_sub(TOLD_MAX).filter(|more| *more > 0) {
+        tracing::info!("{more} more backends are {what}");
+    }
+    list.into_iter().take(TOLD_MAX)
 }
 
 impl Registry {
@@ -131,21 +222,34 @@ fn secret_seed() -> HashSeed {
     HashSeed::new(&format!("{random:?}"))
 }
 
-fn upstream(pool: &settings::Pool, seed: &str, registry: &mut Registry) -> Arc<Upstream> {
+/// Tells of backends that were found and cannot be members.
+fn tell_of_left_out(pool: &str, gathered: &Gathered) {
+    if let Some(first) = gathered.left_out.first() {
+        let count = gathered.left_out.len();
+        tracing::info!(
+            pool,
+            count,
+            first,
+            "found backends are left out: they are listed already"
+        );
+    }
+    if gathered.too_many {
+        tracing::error!(pool, "more backends were found than a pool can have");
+    }
+}
+
+fn upstream(
+    pool: &settings::Pool,
+    gathered: Gathered,
+    seed: &str,
+    registry: &mut Registry,
+) -> Arc<Upstream> {
+    tell_of_left_out(&pool.name, &gathered);
     let table = registry
         .tables
         .entry(pool.name.clone())
         .or_default()
         .clone();
-    let members = pool.backends.iter().map(|backend| MemberSpec::<Endpoint> {
-        name: backend.name.clone(),
-        identity: backend.address.to_string(),
-        target: backend.address.clone(),
-        weight: backend.weight,
-        priority: backend.priority,
-        cost: backend.cost,
-        max_connections: backend.max_connections,
-    });
     let spec = PoolSpec {
         name: pool.name.clone(),
         policy: pool.policy,
@@ -157,7 +261,7 @@ fn upstream(pool: &settings::Pool, seed: &str, registry: &mut Registry) -> Arc<U
         probed: pool.health.probe != Probe::None,
         seed: seed.to_owned(),
         max_connections: pool.max_connections,
-        members: members.collect(),
+        members: gathered.members,
     };
     let newest = registry
         .newest
@@ -180,4 +284,51 @@ fn upstream(pool: &settings::Pool, seed: &str, registry: &mut Registry) -> Arc<U
     // Those who wait may find room in what is new.
     upstream.pool.queue().call();
     upstream
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::clock::Moment;
+    use crate::config::load::load_text;
+    use crate::discovery::addresses::Addresses;
+    use crate::discovery::book::{Answer, News};
+
+    const TEXT: &str = "[[listener]]\nname = \"in\"\nbind = \"127.0.0.1:1\"\npool = \"a\"\n\
+        [[pool]]\nname = \"a\"\n[[pool.discover]]\nkind = \"dns\"\nname = \"a.test\"\nport = 80\n\
+        [[pool]]\nname = \"b\"\n[[pool.discover]]\nkind = \"dns\"\nname = \"b.test\"\nport = 80\n";
+
+    #[test]
+    fn only_pools_whose_backends_changed_are_built_anew() {
+        let settings = load_text("t", TEXT, &|_| None).unwrap();
+        let sources = source::of_settings(&settings);
+        let mut book = Book::default();
+        book.keep(&sources);
+        let mut registry = Registry::default();
+        let plan = Plan::new(&settings, &mut registry, &book);
+        let names: Vec<Source> = sources.into_keys().collect();
+        let mut hear = |at: usize, list: &[&str]| {
+            let v4 = list.iter().map(|text| text.parse().unwrap()).collect();
+            let news = News {
+                source: names[at].clone(),
+                answer: Some(Answer::Addresses(Addresses { v4, v6: vec![] })),
+                ttl: None,
+                error: None,
+            };
+            book.record(news, Moment::ZERO);
+        };
+        hear(0, &["10.0.0.1", "10.0.0.2"]);
+        hear(1, &["10.0.0.9"]);
+        let heard = |at: usize| BTreeSet::from([names[at].clone()]);
+        let newer = plan
+            .refreshed(&settings, &mut registry, &book, &heard(0))
+            .unwrap();
+        assert_eq!(newer.upstreams[0].pool.members().len(), 2);
+        assert!(Arc::ptr_eq(&newer.routes[0].upstream, &newer.upstreams[0]));
+        let same = |at: usize| Arc::ptr_eq(&plan.upstreams[at], &newer.upstreams[at]);
+        assert!(!same(0) && same(1), "nobody heard of the other one yet");
+        assert_eq!(newer.without(&plan).len(), 2);
+        let again = newer.refreshed(&settings, &mut registry, &book, &heard(0));
+        assert!(again.is_none(), "the same answer is no change");
+    }
 }

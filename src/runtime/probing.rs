@@ -25,7 +25,7 @@ use crate::probe::tls::TlsClient;
 use crate::wire::agent::Answer;
 
 /// Probes under way at once, over all pools: bounds descriptors, programs and bursts.
-const PROBES_AT_ONCE: usize = 256;
+pub const PROBES_AT_ONCE: usize = 256;
 
 /// What the latest probe of a backend brought.
 #[derive(Clone, Debug, PartialEq, Eq)]

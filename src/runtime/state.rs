@@ -37,8 +37,25 @@ pub struct PoolState {
     /// Retries that the budget did not grant.
     pub retries_refused: u64,
     pub backends: Vec<BackendState>,
+    /// One for each source of its backends.
+    pub discovery: Vec<DiscoveryState>,
     /// Backends that are in the pool no more and have sessions still.
     pub leaving: Vec<(String, Progress)>,
+}
+
+/// Where backends are looked for, and with what success.
+#[derive(Clone, Debug)]
+pub struct DiscoveryState {
+    /// dns, srv or file.
+    pub kind: &'static str,
+    /// The name, or the path.
+    pub name: String,
+    /// In the last good answer, however old.
+    pub addresses: usize,
+    /// Time since the last good answer; `None` = there was none yet.
+    pub age: Option<Duration>,
+    /// What the latest look found wrong; a file's mistakes have several lines.
+    pub error: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -120,6 +137,7 @@ fn pool(upstream: &Upstream, probing: &Probing, draining: &Draining, now: Moment
         queued: pool.queue().waiting(),
         retries_refused: pool.budget().refused_total(),
         backends: backends.collect(),
+        discovery: Vec::new(),
         leaving: draining.leaving(pool.name(), now),
     }
 }

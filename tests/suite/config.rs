@@ -12,6 +12,8 @@ use lbd::balance::networks::{Network, Networks};
 use lbd::balance::policy::{Cost, PolicyKind};
 use lbd::balance::sources::{Prefixes, Rate, SourceLimits};
 use lbd::base::addr::Endpoint;
+use lbd::base::host::HostName;
+use lbd::config::backend_file::load_backends;
 use lbd::config::certificates::system_roots;
 use lbd::config::load::{load, load_text};
 use lbd::config::mistakes::Mistakes;
@@ -82,6 +84,7 @@ fn the_least_configuration_has_every_default() {
             max_connections: 100_000,
             drain_timeout: Duration::from_secs(30),
             hash_seed: String::new(),
+            resolvers: vec![],
         }
     );
     assert_eq!(
@@ -161,12 +164,13 @@ fn the_least_configuration_has_every_default() {
             },
             backends: vec![Backend {
                 name: "127.0.0.1:9001".to_owned(),
-                address: Endpoint::Tcp("127.0.0.1:9001".parse().unwrap()),
+                address: Address::At(Endpoint::Tcp("127.0.0.1:9001".parse().unwrap())),
                 weight: 1,
                 priority: 0,
                 cost: Cost::FREE,
                 max_connections: 0,
             }],
+            discover: vec![],
         }]
     );
 }
@@ -313,7 +317,7 @@ const ONE_MISTAKE: &[(&str, &str, &str)] = &[
     (
         "[[pool]]",
         "colour = 1",
-        "1:1 unknown key `colour` in [[pool]] \"out\" | known keys: name, policy, hash_key, connect_timeout, retries, retry_budget, max_connections, hash_balance_factor, slow_start, panic_threshold, queue, drain, rebalance, ejection, health, backend",
+        "1:1 unknown key `colour` in [[pool]] \"out\" | known keys: name, policy, hash_key, connect_timeout, retries, retry_budget, max_connections, hash_balance_factor, slow_start, panic_threshold, queue, drain, rebalance, ejection, health, backend, discover",
     ),
     (
         "[[pool]]",
@@ -507,10 +511,91 @@ const ONE_MISTAKE: &[(&str, &str, &str)] = &[
         "cost = \"1\"",
         "1:8 `cost` is a string, expected a number | for example cost = 0.0",
     ),
+    // Discovery
     (
         "[[pool.discover]]",
-        "kind = \"dns\"",
-        "0:8 `discover` is not supported by this version of lbd yet | leave it out",
+        "name = \"web.internal\"",
+        "0:1 [[pool.discover]] \"web.internal\" of [[pool]] \"out\" has no `kind` | add a line such as kind = \"dns\"",
+    ),
+    (
+        "[[pool.discover]]",
+        "kind = \"DNS\"\nname = \"web.internal\"\nport = 1",
+        "1:8 `kind` cannot be \"DNS\" | allowed: \"dns\", \"srv\", \"file\"",
+    ),
+    (
+        "[[pool.discover]]",
+        "kind = \"dns\"\nname = \"web.internal\"",
+        "0:1 [[pool.discover]] \"web.internal\" of [[pool]] \"out\" has no `port` | add a line such as port = 8080",
+    ),
+    (
+        "[[pool.discover]]",
+        "kind = \"dns\"\nport = 80",
+        "0:1 [[pool.discover]] of [[pool]] \"out\" has no `name` | add a line such as name = \"web.internal\"",
+    ),
+    (
+        "[[pool.discover]]",
+        "kind = \"dns\"\nname = \"web.internal\"\nport = 0",
+        "3:8 `port` is 0, not within 1 to 65535 | for example port = 8080",
+    ),
+    (
+        "[[pool.discover]]",
+        "kind = \"srv\"\nname = \"_http._tcp.web.internal\"\nport = 80",
+        "3:8 `port` is not for kind = \"srv\" | leave it out: each record names the port of its target",
+    ),
+    (
+        "[[pool.discover]]",
+        "kind = \"srv\"",
+        "0:1 [[pool.discover]] of [[pool]] \"out\" has no `name` | add a line such as name = \"web.internal\"",
+    ),
+    (
+        "[[pool.discover]]",
+        "kind = \"srv\"\nname = \"_http._tcp.web.internal\"\nweight = 3",
+        "3:10 `weight` is not for kind = \"srv\" | leave it out: it is that of each record",
+    ),
+    (
+        "[[pool.discover]]",
+        "kind = \"file\"",
+        "0:1 [[pool.discover]] of [[pool]] \"out\" has no `path` | add a line such as path = \"backends.toml\"",
+    ),
+    (
+        "[[pool.discover]]",
+        "kind = \"file\"\npath = \"backends/\"",
+        "2:8 `path` cannot be \"backends/\" | the path of a file, such as \"backends.toml\"",
+    ),
+    (
+        "[[pool.discover]]",
+        "kind = \"file\"\npath = \"b.toml\"\nmax_ttl = \"1m\"",
+        "3:11 `max_ttl` is not for kind = \"file\" | leave it out: the file is read again when it changes",
+    ),
+    (
+        "[[pool.discover]]",
+        "kind = \"dns\"\nname = \"web.internal\"\nport = 80\nallow_empty = true",
+        "4:15 `allow_empty` is not for kind = \"dns\" | leave it out: an empty answer never empties a pool",
+    ),
+    (
+        "[[pool.discover]]",
+        "kind = \"file\"\npath = \"b.toml\"\nallow_empty = \"yes\"",
+        "3:15 `allow_empty` is a string, expected true or false | for example allow_empty = false",
+    ),
+    (
+        "[[pool.discover]]",
+        "kind = \"srv\"\nname = \"web.internal\"\nmin_ttl = \"1m\"\nmax_ttl = \"30s\"",
+        "4:11 `min_ttl` (1m) is longer than `max_ttl` (30s) in [[pool.discover]] \"web.internal\" of [[pool]] \"out\" | an answer is asked for again after its time to live, but not before `min_ttl` and not after `max_ttl`",
+    ),
+    (
+        "[[pool.discover]]",
+        "kind = \"srv\"\nname = \"web..internal\"",
+        "2:8 the host name \"web..internal\" has nothing between two dots (label 2) | labels of 1 to 63 letters, digits and `-`, joined by dots, such as \"db.internal\"",
+    ),
+    (
+        "[[pool.discover]]",
+        "kind = \"dns\"\nname = \"10.0.0.1\"\nport = 80",
+        "2:8 \"10.0.0.1\" is an address, there is nothing to look up | list it as [[pool.backend]]",
+    ),
+    (
+        "[global]",
+        "resolvers = [\"10.0.0.2\", \"dns.internal\"]",
+        "1:26 \"dns.internal\" is not the address of a name server | an IP address, such as \"10.0.0.2\", \"10.0.0.2:53\" or \"[2001:db8::2]:53\"",
     ),
     // Types
     (
@@ -1363,13 +1448,15 @@ fn any_global() -> impl Strategy<Value = Global> {
         1..=u32::MAX,
         any_duration(0),
         any_text(),
+        prop::collection::vec((any::<std::net::IpAddr>(), 1..=u16::MAX), 0..3),
     )
         .prop_map(
-            |(workers, max_connections, drain_timeout, hash_seed)| Global {
+            |(workers, max_connections, drain_timeout, hash_seed, resolvers)| Global {
                 workers,
                 max_connections,
                 drain_timeout,
                 hash_seed,
+                resolvers: resolvers.into_iter().map(Into::into).collect(),
             },
         )
 }
@@ -1478,7 +1565,8 @@ fn any_pool() -> impl Strategy<Value = Pool> {
                 empty_closes: sessions.2,
             }
         });
-    let backends = prop::collection::vec(any_backend(), 1..4);
+    let found = prop::collection::vec(any_discover(), 0..3);
+    let backends = (prop::collection::vec(any_backend(), 1..4), found);
     (
         any_name(),
         any_choice(),
@@ -1497,7 +1585,7 @@ fn any_pool() -> impl Strategy<Value = Pool> {
                 retries,
                 ejection,
                 mut health,
-                mut backends,
+                (mut backends, discover),
                 (retry_budget, max_connections, queue, drain, rebalance),
             )| {
                 for (at, backend) in backends.iter_mut().enumerate() {
@@ -1506,7 +1594,7 @@ fn any_pool() -> impl Strategy<Value = Pool> {
                 }
                 if backends
                     .iter()
-                    .any(|backend| matches!(backend.address, Endpoint::Unix(_)))
+                    .any(|backend| matches!(backend.address, Address::At(Endpoint::Unix(_))))
                 {
                     health.port = 0;
                     health.probe_address = None;
@@ -1530,6 +1618,7 @@ fn any_pool() -> impl Strategy<Value = Pool> {
                     ejection,
                     health,
                     backends,
+                    discover,
                 }
             },
         )
@@ -1654,10 +1743,55 @@ fn any_health() -> impl Strategy<Value = Health> {
     )
 }
 
+fn any_discover() -> impl Strategy<Value = Discover> {
+    let bounds = |(one, other): (Duration, Duration)| TtlBounds {
+        min: one.min(other),
+        max: one.max(other),
+    };
+    let ttl = (any_duration(100), any_duration(100))
+        .prop_map(bounds)
+        .boxed();
+    let dns = (
+        any_host(),
+        1..=u16::MAX,
+        any::<u16>(),
+        any::<u16>(),
+        any::<u32>(),
+        ttl.clone(),
+    )
+        .prop_map(
+            |(name, port, weight, priority, max_connections, ttl)| Discover::Dns {
+                name,
+                port,
+                weight,
+                priority,
+                max_connections,
+                ttl,
+            },
+        );
+    let srv =
+        (any_host(), any::<u32>(), ttl).prop_map(|(name, max_connections, ttl)| Discover::Srv {
+            name,
+            max_connections,
+            ttl,
+        });
+    let file = (any_path(), any::<bool>()).prop_map(|(path, allow_empty)| Discover::File {
+        path: path.into(),
+        allow_empty,
+    });
+    prop_oneof![dns, srv, file]
+}
+
+fn any_host() -> impl Strategy<Value = HostName> {
+    "[a-z0-9_]{1,10}(\\.[a-z0-9]{1,10}){0,2}\\.[a-z]{1,5}\\.?"
+        .prop_map(|text| HostName::parse(&text).unwrap())
+}
+
 fn any_backend() -> impl Strategy<Value = Backend> {
+    let named = (any_host(), 1..=u16::MAX).prop_map(|(host, port)| Address::Named { host, port });
     (
         any_name(),
-        any_endpoint(),
+        prop_oneof![any_endpoint().prop_map(Address::At), named],
         any::<u16>(),
         any::<u16>(),
         any::<u32>(),
@@ -1803,4 +1937,117 @@ fn a_probe_that_verifies_nobody_is_warned_of() {
         ]
     );
     assert_eq!(warned("probe = \"tcp\""), Vec::<String>::new());
+}
+
+/// `LEAST` without its backend.
+fn least_with_discover(lines: &str) -> String {
+    let (head, _) = LEAST.split_once("[[pool.backend]]").unwrap();
+    format!("{head}[[pool.discover]]\n{lines}\n")
+}
+
+#[test]
+fn a_pool_may_have_found_backends_only() {
+    let text = least_with_discover("kind = \"srv\"\nname = \"_http._tcp.Web.internal\"");
+    let settings = read(&text).unwrap();
+    assert!(settings.pools[0].backends.is_empty());
+    let expected = Discover::Srv {
+        name: HostName::parse("_http._tcp.web.internal").unwrap(),
+        max_connections: 0,
+        ttl: TTL_BOUNDS,
+    };
+    assert_eq!(settings.pools[0].discover, [expected]);
+    let (head, _) = LEAST.split_once("[[pool.backend]]").unwrap();
+    let told = told(&format!("{head}discover = []"), "[[pool]]");
+    let expected = "1:1 [[pool]] \"out\" has no backend | add [[pool.backend]] with a line such as \
+                    address = \"127.0.0.1:9001\"";
+    assert_eq!(told, [expected]);
+}
+
+#[test]
+fn a_name_in_an_address_is_kept_and_names_the_backend() {
+    let text = LEAST.replace("127.0.0.1:9001", "DB.internal:5432");
+    let backend = &read(&text).unwrap().pools[0].backends[0];
+    let expected = Address::Named {
+        host: HostName::parse("db.internal").unwrap(),
+        port: 5432,
+    };
+    assert_eq!(backend.address, expected);
+    assert_eq!(backend.name, "db.internal:5432");
+}
+
+#[test]
+fn a_file_of_backends_is_looked_for_beside_the_file_that_names_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lb.toml");
+    fs::write(
+        &path,
+        least_with_discover("kind = \"file\"\npath = \"b.toml\""),
+    )
+    .unwrap();
+    let settings = load(&path, &no_env).unwrap();
+    let expected = Discover::File {
+        path: folder.path().join("b.toml"),
+        allow_empty: false,
+    };
+    assert_eq!(settings.pools[0].discover, [expected]);
+}
+
+fn backends_of(text: &str) -> Result<Vec<Backend>, Mistakes> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("b.toml");
+    fs::write(&path, text).unwrap();
+    load_backends(&path, &no_env)
+}
+
+#[test]
+fn a_file_of_backends_has_the_keys_of_a_listed_backend() {
+    let read = backends_of(
+        "[[backend]]\naddress = \"10.0.0.1:80\"\n\n[[backend]]\nname = \"b\"\n\
+         address = \"unix:/run/b.sock\"\nweight = 3\npriority = 1\nmax_connections = 7\n",
+    );
+    let read = read.unwrap();
+    let names: Vec<&str> = read.iter().map(|backend| &*backend.name).collect();
+    assert_eq!(names, ["10.0.0.1:80", "b"]);
+    let b = &read[1];
+    assert_eq!((b.weight, b.priority, b.max_connections), (3, 1, 7));
+    assert_eq!(backends_of("").unwrap(), []);
+    assert_eq!(backends_of("backend = []\n").unwrap(), []);
+}
+
+#[test]
+fn mistakes_in_a_file_of_backends_are_told_with_their_place() {
+    for (text, expected) in [
+        (
+            "[[backend]]\naddress = \"10.0.0.1\"\n",
+            "2:11 \"10.0.0.1\" has no port",
+        ),
+        (
+            "[[backend]]\naddress = \"db.internal:80\"\n",
+            "2:11 \"db.internal\" is a name, and a file of backends has addresses",
+        ),
+        (
+            "[[backend]]\nweight = 1\n",
+            "1:1 [[backend]] has no `address`",
+        ),
+        (
+            "[[backend]]\naddress = \"10.0.0.1:80\"\nwieght = 1\n",
+            "3:1 unknown key `wieght` in [[backend]]",
+        ),
+        (
+            "[[backend]]\naddress = \"10.0.0.1:80\"\n[[backend]]\naddress = \"10.0.0.1:80\"\n",
+            "4:11 there are two backends named \"10.0.0.1:80\"",
+        ),
+        (
+            "[[pool.backend]]\naddress = \"10.0.0.1:80\"\n",
+            "1:3 unknown key `pool` at the top level",
+        ),
+        ("[[backend]\n", "1:11 unclosed array table"),
+    ] {
+        let mistakes = backends_of(text).unwrap_err();
+        let [mistake] = mistakes.as_slice() else {
+            panic!("{mistakes}")
+        };
+        let told = format!("{}:{} {}", mistake.line, mistake.column, mistake.message);
+        assert_eq!(told, expected);
+    }
 }

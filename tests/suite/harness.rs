@@ -3,6 +3,7 @@
 
 pub mod balancer;
 pub mod child;
+pub mod dns;
 pub mod fault;
 pub mod machine;
 pub mod peer;

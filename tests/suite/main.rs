@@ -6,6 +6,7 @@ mod balance_kit;
 mod closing;
 mod config;
 mod demo;
+mod discovery;
 mod draining;
 mod ejections;
 mod floors;

@@ -1,0 +1,147 @@
+//! Host names as operators and name servers write them, checked once.
+
+use std::fmt;
+
+/// Longest name, its dots counted and a final dot left out (RFC 1035, section 2.3.4, in text form).
+const NAME_BYTES_MAX: usize = 253;
+/// RFC 1035, section 2.3.4.
+const LABEL_BYTES_MAX: usize = 63;
+
+/// A name to be looked up, in lower case: RFC 1123 labels, where `_` may stand too, because names
+/// of services (RFC 2782) and of containers have it. A final dot is kept: it says that no search
+/// domain is tried.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HostName(String);
+
+impl HostName {
+    /// Errors: what is wrong with the text, in words that follow it.
+    pub fn parse(text: &str) -> Result<HostName, String> {
+        let name = text.strip_suffix('.').unwrap_or(text);
+        if name.is_empty() {
+            return Err("is empty".to_owned());
+        }
+        if name.len() > NAME_BYTES_MAX {
+            return Err(format!(
+                "has {} bytes, more than the {NAME_BYTES_MAX} of a host name",
+                name.len()
+            ));
+        }
+        for (index, label) in name.split('.').enumerate() {
+            check_label(label).map_err(|what| match label {
+                "" => format!("has nothing between two dots (label {})", index + 1),
+                _ => format!("has the label {label:?}, which {what}"),
+            })?;
+        }
+        let last = name.rsplit('.').next().unwrap_or(name);
+        if last.bytes().all(|byte| byte.is_ascii_digit()) {
+            // Resolvers take such for an address, each in its own way (RFC 1123, section 2.1).
+            return Err(format!("ends in the number {last:?}, as no host name does"));
+        }
+        Ok(HostName(text.to_ascii_lowercase()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Without the final dot.
+    pub fn bare(&self) -> &str {
+        self.0.strip_suffix('.').unwrap_or(&self.0)
+    }
+}
+
+fn check_label(label: &str) -> Result<(), String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if let Some(c) = label.chars().find(|c| !fits(*c)) {
+        return Err(format!("has the character {c:?}"));
+    }
+    if label.len() > LABEL_BYTES_MAX {
+        return Err(format!(
+            "has {} bytes, more than {LABEL_BYTES_MAX}",
+            label.len()
+        ));
+    }
+    if label.starts_with('-') || label.ends_with('-') {
+        return Err("begins or ends with `-`".to_owned());
+    }
+    if label.is_empty() {
+        return Err("is empty".to_owned());
+    }
+    Ok(())
+}
+
+impl fmt::Display for HostName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn names_of_hosts_and_services_are_taken_in_lower_case() {
+        for (text, expected) in [
+            ("db.internal", "db.internal"),
+            ("DB", "db"),
+            ("_http._tcp.Web.Example.", "_http._tcp.web.example."),
+            ("my_service", "my_service"),
+            ("4u.example", "4u.example"),
+            ("xn--bcher-kva.example", "xn--bcher-kva.example"),
+        ] {
+            assert_eq!(HostName::parse(text).unwrap().as_str(), expected);
+        }
+        assert_eq!(HostName::parse("a.b.").unwrap().bare(), "a.b");
+        let longest = format!("{0}.{0}.{0}.{1}.", "a".repeat(63), "b".repeat(61));
+        assert!(HostName::parse(&longest).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_name_is_told_with_its_label() {
+        let long_label = "a".repeat(64);
+        let long_name = format!("{0}.{0}.{0}.{1}", "a".repeat(63), "b".repeat(62));
+        for (text, expected) in [
+            ("", "is empty"),
+            (".", "is empty"),
+            ("a..b", "has nothing between two dots (label 2)"),
+            (
+                "a.-b.c",
+                "has the label \"-b\", which begins or ends with `-`",
+            ),
+            (
+                "a.b-",
+                "has the label \"b-\", which begins or ends with `-`",
+            ),
+            (
+                "a b.c",
+                "has the label \"a b\", which has the character ' '",
+            ),
+            (
+                "bücher.example",
+                "has the label \"bücher\", which has the character 'ü'",
+            ),
+            ("10.0.0", "ends in the number \"0\", as no host name does"),
+            (
+                &long_name,
+                "has 254 bytes, more than the 253 of a host name",
+            ),
+        ] {
+            assert_eq!(HostName::parse(text).unwrap_err(), expected, "{text}");
+        }
+        let error = HostName::parse(&long_label).unwrap_err();
+        assert!(
+            error.ends_with("which has 64 bytes, more than 63"),
+            "{error}"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic(text in "\\PC{0,300}") {
+            let _ = HostName::parse(&text);
+        }
+    }
+}
