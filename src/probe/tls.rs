@@ -36,14 +36,15 @@ pub struct TlsClient {
 
 impl TlsClient {
     /// For the probe of a target; `None` for a probe without TLS. The certificate must be for the
-    /// configured name, else for the Host header's, else for the target's address.
-    pub fn of(probe: &Probe, target: &Endpoint) -> Option<TlsClient> {
+    /// configured name, else for the Host header's, else for the name that the backend's address
+    /// has, else for the target's address.
+    pub fn of(probe: &Probe, named: Option<&str>, target: &Endpoint) -> Option<TlsClient> {
         let verify = probe.tls()?;
         let host = match probe {
             Probe::Https(http, _) => without_port(&http.host),
             _ => "",
         };
-        let written = [verify.server_name.as_str(), host];
+        let written = [verify.server_name.as_str(), host, named.unwrap_or("")];
         let name = written
             .into_iter()
             .find(|name| !name.is_empty())

@@ -16,7 +16,7 @@ use crate::balance::health::{Health, Pace};
 use crate::balance::pool::{Member, Pool};
 use crate::base::addr::Endpoint;
 use crate::base::clock::Moment;
-use crate::config::settings::{self, Probe, Settings};
+use crate::config::settings::{self, Address, Probe, Settings};
 use crate::probe::agent::{AgentSpec, ask};
 use crate::probe::exec::Program;
 use crate::probe::pace::{Slots, jittered};
@@ -86,9 +86,9 @@ impl Probing {
                     Some(task) if same_backend(&task) && task.health == *health => task,
                     Some(task) if same_backend(&task) => {
                         let standing = task.hand_over(health);
-                        self.spawn(&name, &upstream.pool, index, health, Some(standing))
+                        self.spawn(&name, &upstream.pool, index, pool_settings, Some(standing))
                     }
-                    _ => self.spawn(&name, &upstream.pool, index, health, None),
+                    _ => self.spawn(&name, &upstream.pool, index, pool_settings, None),
                 };
                 task.assert_verdict(&upstream.pool, index);
                 self.tasks.insert(name, task);
@@ -126,16 +126,17 @@ impl Probing {
         name: &Name,
         pool: &Arc<Pool<Endpoint>>,
         index: usize,
-        health: &settings::Health,
+        settings: &settings::Pool,
         standing: Option<Arc<Mutex<Standing>>>,
     ) -> Task {
+        let health = &settings.health;
         let live = pool.live(index);
         let member = &pool.members()[index];
         let standing = standing
             .unwrap_or_else(|| Arc::new(Mutex::new(Standing::new(live.verdict(), live.wish()))));
         let prober = Prober {
             name: name.clone(),
-            spec: probe_spec(name, member, health),
+            spec: probe_spec(name, member, settings),
             agent: agent_spec(member, health),
             pool: pool.clone(),
             index,
@@ -396,13 +397,24 @@ impl Board {
     }
 }
 
+/// The name in the backend's address, if it has one.
+fn host_of<'s>(settings: &'s settings::Pool, backend: &str) -> Option<&'s str> {
+    let listed = settings.backends.iter().find(|one| one.name == backend);
+    match listed.map(|one| &one.address) {
+        Some(Address::Named { host, .. }) => Some(host.as_str()),
+        _ => None,
+    }
+}
+
 fn probe_spec(
     (pool, backend): &Name,
     member: &Member<Endpoint>,
-    health: &settings::Health,
+    settings: &settings::Pool,
 ) -> Option<ProbeSpec> {
+    let health = &settings.health;
     let target = probe_target(&member.target, health);
-    let client = || TlsClient::of(&health.probe, &target).expect("the probe is one of TLS");
+    let host = || host_of(settings, backend);
+    let client = || TlsClient::of(&health.probe, host(), &target).expect("the probe is one of TLS");
     let kind = match &health.probe {
         Probe::None => return None,
         Probe::Tcp => ProbeKind::Tcp,

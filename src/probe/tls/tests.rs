@@ -66,7 +66,7 @@ impl Authority {
 }
 
 fn spec(probe: &Probe, target: Endpoint, timeout: Duration) -> ProbeSpec {
-    let client = TlsClient::of(probe, &target).unwrap();
+    let client = TlsClient::of(probe, None, &target).unwrap();
     ProbeSpec {
         target,
         kind: match probe {
