@@ -58,6 +58,7 @@ pub mod balance {
     mod share;
     mod slots;
     pub mod sources;
+    mod suspicion;
     pub mod table;
     mod traffic;
     mod watch;

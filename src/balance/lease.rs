@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::chance::Chance;
@@ -65,6 +67,7 @@ impl Candidates {
         let lease = Lease {
             pool: Arc::clone(pool),
             index: seat.member.into(),
+            waits: AtomicBool::new(false),
         };
         if pool.slots.hot(seat.slot).load().passing() {
             pool.clear_ended(lease.index(), now);
@@ -154,6 +157,8 @@ fn take(tier: &Tier, field: &Field<'_>, key: u64, chance: &mut Chance) -> Option
 pub struct Lease<T> {
     pool: Arc<Pool<T>>,
     index: u32,
+    /// Its connect is under way.
+    waits: AtomicBool,
 }
 
 impl<T> Lease<T> {
@@ -176,15 +181,34 @@ impl<T> Lease<T> {
         self.pool.record(self.index()) == pool.record(index)
     }
 
+    /// The connect has been begun and is not answered at once; to be told once at most.
+    pub fn connect_waits(&self, now: Moment) {
+        let before = self.waits.swap(true, Relaxed);
+        debug_assert!(!before, "told once at most");
+        self.pool.live(self.index()).wait_began(now);
+    }
+
+    /// The connect is over, one way or another.
+    fn end_wait(&self) {
+        if self.waits.load(Relaxed) && self.waits.swap(false, Relaxed) {
+            self.pool.live(self.index()).wait_ended();
+        }
+    }
+
     /// The backend accepted, `took` after the connect began; to be told once. Ends its row of
     /// failures.
     pub fn connected(&self, now: Moment, took: Duration) {
+        if self.waits.load(Relaxed) {
+            self.pool.live(self.index()).wait_answered(now, took);
+            self.end_wait();
+        }
         self.pool.connected(self.index(), now, took);
     }
 
     /// The backend refused or did not answer for as long as `took`. Counts, and may eject it.
     pub fn connect_failed(&self, now: Moment, took: Duration) {
         self.pool.connect_failed(self.index(), now, took);
+        self.end_wait();
     }
 
     /// The backend sent its first byte, `took` after it had something to answer, or after the
@@ -208,6 +232,7 @@ impl<T> Lease<T> {
 
 impl<T> Drop for Lease<T> {
     fn drop(&mut self) {
+        self.end_wait();
         self.pool.live(self.index()).hot.vacate();
         self.pool.table.let_go();
         self.pool.table.queue().released();

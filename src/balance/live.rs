@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::backend::{Availability, Verdict, Wish, availability};
 use super::latency::Latency;
+use super::suspicion::Waits;
 use crate::base::clock::Moment;
 
 /// A view of one backend's live record. It belongs to the identity, so it outlives reloads and is
@@ -157,6 +158,10 @@ impl Hot {
         self.replace(RAMP, if ramp { RAMP } else { 0 });
     }
 
+    pub(super) fn set_suspected(&self, suspected: bool) {
+        self.replace(SUSPECTED, if suspected { SUSPECTED } else { 0 });
+    }
+
     pub(super) fn set_joined(&self, joined: bool) {
         self.replace(JOINED, if joined { JOINED } else { 0 });
     }
@@ -235,6 +240,11 @@ impl Word {
         self.0 & EJECTED != 0
     }
 
+    /// Whether it has stopped answering connects.
+    pub(super) fn suspected(self) -> bool {
+        self.0 & SUSPECTED != 0
+    }
+
     /// Whether it has a flag that time alone ends.
     #[inline]
     pub(super) fn passing(self) -> bool {
@@ -285,7 +295,14 @@ impl Class {
         looked_at: WEIGHTLESS | DRAIN | MAINTENANCE | ACTIVE,
     };
 
-    pub(super) const BY_PREFERENCE: [Class; 2] = [Class::AVAILABLE, Class::LAST_RESORT];
+    /// Those that do not answer connects just now, whether probed or not: better than nobody.
+    const SUSPECTS: Class = Class {
+        wanted: SUSPECTED,
+        looked_at: BLOCKS & !UNCHECKED | ACTIVE,
+    };
+
+    pub(super) const BY_PREFERENCE: [Class; 3] =
+        [Class::AVAILABLE, Class::LAST_RESORT, Class::SUSPECTS];
 
     /// Whether backends that are not ejected belong to the class.
     fn holds(self, may: Availability) -> bool {
@@ -308,13 +325,14 @@ const EJECTED: u64 = 1 << 37;
 const WEIGHTLESS: u64 = 1 << 38;
 const RAMP: u64 = 1 << 39;
 const JOINED: u64 = 1 << 40;
+const SUSPECTED: u64 = 1 << 41;
 /// Held as the difference to 100 (by exclusive or), so that a plain word has none of it set.
 const PERCENT: u64 = 0x1ff << PERCENT_SHIFT;
 const PERCENT_SHIFT: u32 = 48;
 const VERDICT: u64 = DOWN | UNCHECKED | UNPROBED;
 const WISH: u64 = DRAIN | MAINTENANCE;
 /// Each of these makes a backend less than available.
-const BLOCKS: u64 = DOWN | UNCHECKED | DRAIN | MAINTENANCE | EJECTED | WEIGHTLESS;
+const BLOCKS: u64 = DOWN | UNCHECKED | DRAIN | MAINTENANCE | EJECTED | WEIGHTLESS | SUSPECTED;
 
 fn verdict_bits(verdict: Verdict) -> u64 {
     match verdict {
@@ -355,6 +373,7 @@ pub(super) struct Counters {
     /// Sessions in a row that the backend reset early, and that it closed without a byte.
     pub(super) early_resets_in_row: AtomicU32,
     pub(super) empty_closes_in_row: AtomicU32,
+    pub(super) waits: Waits,
     /// When the latency was last changed by a sample, in microseconds.
     pub(super) sampled_at: AtomicU64,
 }
@@ -373,8 +392,10 @@ impl Counters {
             ramp_since,
             early_resets_in_row,
             empty_closes_in_row,
+            waits,
             sampled_at,
         } = self;
+        waits.reset();
         for total in [
             connections_total,
             connect_failures_total,

@@ -343,6 +343,7 @@ impl Connecting {
     }
 
     fn wait_for_backend(mut self, mut tried: Try, cx: &mut Context<'_>) -> Outcome {
+        tried.lease.connect_waits(cx.now);
         let watched = tried.backend.watch(cx.poller, true);
         let watched = watched.and_then(|()| self.client.watch(cx.poller, false));
         self.awaits = Awaits::Backend(tried);

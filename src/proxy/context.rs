@@ -19,7 +19,7 @@ pub struct Context<'a> {
     pub chance: &'a mut Chance,
     pub log: &'a mut LineWriter,
     pub process: &'a Arc<ProcessCount>,
-    /// Wakes a session of this worker, by the number of its client's [`Token`].
+    /// Wakes a session of this worker, by the number of its client's [`Token`](crate::net::poller::Token).
     pub bell: &'a Arc<dyn Wake>,
 }
 

@@ -124,7 +124,7 @@ impl Shared {
 /// Sessions more than the least loaded worker's five quarters that make a worker clearly busier.
 const CLEARLY_BUSIER: u32 = 8;
 
-/// Called clients are not counted against [`INBOX_MAX`]: there are no more than sessions.
+// Called clients are not counted against the inbox: there are no more than sessions.
 impl Wake for Desk {
     fn wake(&self, client: u64) {
         self.send(Message::Called(Token(client)));

@@ -31,4 +31,5 @@ mod scale_out;
 mod simulation;
 mod slow;
 mod slow_starts;
+mod suspicions;
 mod syscalls;
