@@ -278,6 +278,14 @@ fn the_end_of_the_process_is_spread_over_the_drain_timeout() {
     }
 }
 
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
 #[test]
 fn a_backend_that_joins_gets_idle_sessions_of_the_fullest_at_a_capped_rate() {
     const SESSIONS: u32 = 30;
@@ -288,12 +296,15 @@ fn a_backend_that_joins_gets_idle_sessions_of_the_fullest_at_a_capped_rate() {
     let address = balancer.address();
     let stop = AtomicBool::new(false);
     let (first, last) = thread::scope(|scope| {
+        // Also when a look below fails: the scope waits for the clients.
+        let _stopped = SetOnDrop(&stop);
         for _ in 0..SESSIONS {
             scope.spawn(|| {
                 while !stop.load(SeqCst) {
                     let mut client = TcpStream::connect(address).unwrap();
-                    client.set_read_timeout(Some(ms(20))).unwrap();
+                    client.set_read_timeout(Some(wait::PATIENCE)).unwrap();
                     assert!(echoes(&mut client));
+                    client.set_read_timeout(Some(ms(20))).unwrap();
                     // An idle client that connects again when it is closed.
                     while !stop.load(SeqCst) {
                         match client.read(&mut [0]) {
@@ -320,7 +331,6 @@ fn a_backend_that_joins_gets_idle_sessions_of_the_fullest_at_a_capped_rate() {
             (balancer.records().len() > moved + 2).then_some(())
         });
         assert!(patience.is_none(), "more are closed");
-        stop.store(true, SeqCst);
         (first, last)
     });
     let took = last - first;
