@@ -98,7 +98,7 @@ const FORGOTTEN_AT_ONCE: usize = 4;
 /// The sources of one listener. They stay over a reload that changes the limits.
 ///
 /// What is remembered: sources with a connection, no more than there are connections; and sources
-/// whose bucket is not full, [`IDLE_MAX`] in each shard, of which the one goes first whose bucket
+/// whose bucket is not full, 2048 in each shard, of which the one goes first whose bucket
 /// is full first.
 #[derive(Debug)]
 pub struct Sources {
