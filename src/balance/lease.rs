@@ -83,6 +83,11 @@ impl Candidates {
         for class in Class::BY_PREFERENCE {
             for tier in &pool.tiers {
                 let field = pool.field(tier, class, self.tried(), view);
+                // A policy that takes turns loses one with each choice: not where nobody is
+                // suspected, which is nearly always.
+                if class == Class::SUSPECTS && !field.has_room() {
+                    continue;
+                }
                 if let Some(seat) = take(tier, &field, self.key, chance) {
                     return Some(tier.seats[seat]);
                 }

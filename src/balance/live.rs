@@ -296,7 +296,7 @@ impl Class {
     };
 
     /// Those that do not answer connects just now, whether probed or not: better than nobody.
-    const SUSPECTS: Class = Class {
+    pub(super) const SUSPECTS: Class = Class {
         wanted: SUSPECTED,
         looked_at: BLOCKS & !UNCHECKED | ACTIVE,
     };

@@ -212,6 +212,45 @@ fn a_refusal_by_packet_filter_is_retried_at_once() {
     );
 }
 
+/// D5: a backend that loses five packets of a hundred is slow, not dead.
+#[test]
+fn a_backend_with_lost_packets_stays_up_and_gets_fewer_clients_where_latency_counts() {
+    child::in_own_network(
+        "backends::a_backend_with_lost_packets_stays_up_and_gets_fewer_clients_where_latency_counts",
+        || {
+            let lossy = sockets::listen_with(Options {
+                source: Some("127.0.0.3:0".parse().unwrap()),
+                ..Options::default()
+            });
+            let lossy = Backend::on(lossy, &greeting(5));
+            let good = Backend::new(&greeting(5));
+            child::nft(&format!(
+                "table ip fault {{\n chain out {{\n type filter hook output priority 0\n \
+                 ip daddr 127.0.0.3 tcp dport {} numgen random mod 100 < 5 drop\n }}\n}}",
+                lossy.address.port()
+            ));
+            let setup = Setup::over(&[lossy.address, good.address]).pool(
+                "policy = \"least_latency\"\n[pool.health]\nprobe = \"tcp\"\n\
+                 interval = \"100ms\"\nfast_interval = \"100ms\"",
+            );
+            let balancer = Balancer::start(&setup);
+            wait::until("both are up", || {
+                let state = balancer.state();
+                let mut backends = state.pools[0].backends.iter();
+                backends.all(|backend| backend.state.as_str() == "up")
+            });
+            for _ in 0..300 {
+                let client = peer::client(balancer.address(), &listening());
+                assert_eq!((client.taken, client.end), (5, End::Fin));
+            }
+            let state = balancer.state();
+            let backends = &state.pools[0].backends;
+            assert_eq!(backends[0].state.as_str(), "up", "{:?}", backends[0]);
+            assert!(backends[0].total < 100, "{} of 300", backends[0].total);
+        },
+    );
+}
+
 /// D7: in under ten milliseconds, without a new try each time.
 #[test]
 fn with_every_backend_down_clients_are_told_at_once() {

@@ -233,6 +233,39 @@ fn a_backend_that_becomes_ready_serves_those_who_wait() {
     drop(held);
 }
 
+/// The queue calls a client; the policy chooses for it.
+#[test]
+fn who_waited_is_served_by_the_better_tier_while_that_has_room() {
+    let backends = [Backend::echo(), Backend::echo()];
+    let mut setup = setup(backends[0].address, 2, "length = 100, timeout = \"60s\"");
+    let spare = "max_connections = 2\npriority = 1\n".to_owned();
+    setup
+        .backends
+        .push(("spare".to_owned(), backends[1].address, spare));
+    let balancer = Balancer::start(&setup);
+    let first: Vec<_> = (0..4).map(|_| served(&balancer)).collect();
+    assert_eq!(
+        (balancer.backend("b0").0, balancer.backend("spare").0),
+        (2, 2)
+    );
+    balancer.wish("b0", Wish::Drain);
+    balancer.wish("spare", Wish::Drain);
+    drop(first);
+    wait::until("both are empty", || balancer.active() == 0);
+    balancer.wish("spare", Wish::Ready);
+    let held: Vec<_> = (0..2).map(|_| served(&balancer)).collect();
+    let mut line: Vec<_> = (0..4).map(|_| waiting(&balancer)).collect();
+    balancer.wish("b0", Wish::Ready);
+    assert!(line[..2].iter_mut().all(echoes));
+    assert_eq!((balancer.backend("b0").0, balancer.queued()), (2, 2));
+    drop(held);
+    assert!(line[2..].iter_mut().all(echoes));
+    assert_eq!(
+        (balancer.backend("b0").0, balancer.backend("spare").0),
+        (2, 2)
+    );
+}
+
 #[test]
 fn a_reload_that_adds_a_backend_serves_those_who_wait() {
     let backends = [Backend::echo(), Backend::echo()];

@@ -1,5 +1,6 @@
 //! Group B of the fault catalogue: slow, stalled and idle peers.
 
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -169,6 +170,46 @@ fn a_peer_that_vanishes_with_bytes_under_way_is_given_up_in_time() {
             assert_eq!(backend.seen_once().end, End::Reset);
         },
     );
+}
+
+/// D16: the client is heard and the backend is not, from the middle of a session on.
+#[test]
+fn a_backend_whose_answers_are_lost_is_given_up_in_time_and_named() {
+    child::in_own_network(
+        "slow::a_backend_whose_answers_are_lost_is_given_up_in_time_and_named",
+        || {
+            let backend = Backend::echo();
+            let setup = Setup::over(&[backend.address]).listener("idle_timeout = \"3s\"");
+            let balancer = Balancer::start(&setup);
+            let mut client = std::net::TcpStream::connect(balancer.address()).unwrap();
+            client.set_read_timeout(Some(wait::PATIENCE)).unwrap();
+            client.write_all(b"x").unwrap();
+            client.read_exact(&mut [0]).unwrap();
+            let port = backend.address.port();
+            child::nft(&format!(
+                "table ip fault {{\n chain out {{\n type filter hook output priority 0\n \
+                 tcp sport {port} drop\n }}\n}}"
+            ));
+            let begun = Instant::now();
+            // Never idle: only what the backend does not acknowledge can end this.
+            client.set_read_timeout(Some(ms(100))).unwrap();
+            let mut told = false;
+            while !told && begun.elapsed() < ms(20_000) {
+                let _ = client.write_all(b"x");
+                told = !matches!(client.read(&mut [0]), Err(error) if is_timeout(&error));
+            }
+            let took = begun.elapsed();
+            let record = balancer.only_record();
+            assert!(took < ms(8000), "after {took:?}: {record:?}");
+            assert_eq!(record.termination(), "backend_reset", "{record:?}");
+            // The backend's end connects to it.
+            child::nft("delete table ip fault");
+        },
+    );
+}
+
+fn is_timeout(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::WouldBlock
 }
 
 /// B6: with keepalive at its default of about two minutes this is only that it is set, on both
