@@ -234,14 +234,7 @@ impl Ends {
             line = line.number(end.word(), self.counts[end as usize]);
         }
         let latency = &self.latency_ns;
-        for (key, ns) in [
-            ("p50_us", latency.value_at_quantile(0.5)),
-            ("p99_us", latency.value_at_quantile(0.99)),
-            ("p999_us", latency.value_at_quantile(0.999)),
-            ("max_us", latency.max()),
-        ] {
-            line = line.number(key, format_args!("{:.1}", ns as f64 / 1000.0));
-        }
+        line = line.latencies(latency);
         for ms in LONGER_THAN_MS {
             let above = latency.count_between(ms * 1_000_000, u64::MAX);
             line = line.number(&format!("over_{ms}ms"), above);

@@ -2,6 +2,8 @@
 
 use std::fmt::Display;
 
+use hdrhistogram::Histogram;
+
 #[derive(Debug)]
 pub(crate) struct Line {
     text: String,
@@ -24,6 +26,19 @@ impl Line {
     pub(crate) fn word(mut self, key: &str, value: impl Display) -> Self {
         self.text.push_str(&format!(",\"{key}\":\"{value}\""));
         self
+    }
+
+    /// The usual quantiles of latencies in nanoseconds, as microseconds.
+    pub(crate) fn latencies(self, ns: &Histogram<u64>) -> Self {
+        let quantiles = [
+            ("p50_us", ns.value_at_quantile(0.5)),
+            ("p99_us", ns.value_at_quantile(0.99)),
+            ("p999_us", ns.value_at_quantile(0.999)),
+            ("max_us", ns.max()),
+        ];
+        let add =
+            |line: Line, (key, ns)| line.number(key, format_args!("{:.1}", ns as f64 / 1000.0));
+        quantiles.into_iter().fold(self, add)
     }
 
     pub(crate) fn print(self) {

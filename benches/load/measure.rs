@@ -185,15 +185,7 @@ pub(crate) fn print_requests(
 ) -> io::Result<()> {
     let line = Line::new(workload).number("requests", tally.requests);
     let mut line = spent.describe(line, unit, tally.requests as f64);
-    let latency = &tally.latency_ns;
-    for (key, ns) in [
-        ("p50_us", latency.value_at_quantile(0.5)),
-        ("p99_us", latency.value_at_quantile(0.99)),
-        ("p999_us", latency.value_at_quantile(0.999)),
-        ("max_us", latency.max()),
-    ] {
-        line = line.number(key, format_args!("{:.1}", ns as f64 / 1000.0));
-    }
+    line = line.latencies(&tally.latency_ns);
     finish(line, tally)
 }
 
