@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::chance::Chance;
 use super::live::Class;
 use super::policy::{Field, Seat};
-use super::pool::{Member, Pool, Tier, View};
+use super::pool::{Member, Pool, Record, Tier, View};
 use super::traffic::SessionEnd;
 use crate::base::clock::Moment;
 
@@ -180,10 +180,10 @@ impl<T> Lease<T> {
         &self.pool.members()[self.index()]
     }
 
-    /// Whether the lease is of this member, by its live record: in a pool of another configuration
-    /// it may have another index.
-    pub fn is_of(&self, pool: &Pool<T>, index: usize) -> bool {
-        self.pool.record(self.index()) == pool.record(index)
+    /// The live record of its member, which may have another index in a pool of another
+    /// configuration.
+    pub fn record(&self) -> Record {
+        self.pool.record(self.index())
     }
 
     /// The connect has been begun and is not answered at once; to be told once at most.

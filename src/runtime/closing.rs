@@ -1,11 +1,12 @@
 //! A worker's part in ending sessions early: which ones, and when.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use crate::balance::pool::Pool;
+use crate::balance::pool::{Pool, Record};
 use crate::base::addr::Endpoint;
 use crate::base::clock::Moment;
 use crate::base::drain::Curve;
@@ -75,25 +76,37 @@ impl Closings {
     }
 
     /// The sessions to close now, by number, each with the reason; `sessions` are all there are.
+    /// They are passed over once, however many orders there are.
     pub fn chosen<'a>(
         &mut self,
-        sessions: impl Iterator<Item = (u32, Standing<'a>)> + Clone,
+        sessions: impl Iterator<Item = (u32, Standing<'a>)>,
         now: Moment,
     ) -> Vec<(u32, &'static str)> {
-        let mut chosen = Vec::new();
-        for (order, initial) in &mut self.orders {
-            let mut idle = Vec::new();
-            let mut busy = Vec::new();
-            for (number, standing) in sessions.clone() {
-                if order.scope.has(&standing) {
-                    let is_idle =
-                        !standing.awaits_answer && now.since(standing.moved_at) >= IDLE_AFTER;
-                    let list = if is_idle { &mut idle } else { &mut busy };
-                    list.push((standing.moved_at, number));
+        let mut of_all = Vec::new();
+        let mut of_backend: HashMap<Record, Vec<usize>> = HashMap::new();
+        for (place, (order, _)) in self.orders.iter().enumerate() {
+            match &order.scope {
+                Scope::All => of_all.push(place),
+                Scope::Backend(pool, index) => {
+                    of_backend
+                        .entry(pool.record(*index))
+                        .or_default()
+                        .push(place);
                 }
             }
+        }
+        let mut found: Vec<Found> = Vec::new();
+        found.resize_with(self.orders.len(), Found::default);
+        for (number, standing) in sessions {
+            let of_backend = of_backend.get(&standing.lease.record());
+            for &place in of_backend.into_iter().flatten().chain(&of_all) {
+                found[place].add(number, &standing, now);
+            }
+        }
+        let mut chosen = Vec::new();
+        for ((order, initial), found) in self.orders.iter_mut().zip(found) {
             let before = chosen.len();
-            order.choose(&mut idle, &mut busy, initial, now, &mut chosen);
+            order.choose(found, initial, now, &mut chosen);
             order
                 .closed
                 .fetch_add((chosen.len() - before) as u32, Relaxed);
@@ -111,12 +124,22 @@ impl Closings {
     }
 }
 
-impl Scope {
-    fn has(&self, standing: &Standing<'_>) -> bool {
-        match self {
-            Scope::All => true,
-            Scope::Backend(pool, index) => standing.lease.is_of(pool, *index),
-        }
+/// The sessions of one order: when each last moved, and its number.
+#[derive(Default)]
+struct Found {
+    idle: Vec<(Moment, u32)>,
+    busy: Vec<(Moment, u32)>,
+}
+
+impl Found {
+    fn add(&mut self, number: u32, standing: &Standing<'_>, now: Moment) {
+        let is_idle = !standing.awaits_answer && now.since(standing.moved_at) >= IDLE_AFTER;
+        let list = if is_idle {
+            &mut self.idle
+        } else {
+            &mut self.busy
+        };
+        list.push((standing.moved_at, number));
     }
 }
 
@@ -124,13 +147,13 @@ impl Order {
     /// Appends the sessions to close, the one that moved longest ago first.
     fn choose(
         &self,
-        idle: &mut [(Moment, u32)],
-        busy: &mut [(Moment, u32)],
+        found: Found,
         initial: &mut Option<u32>,
         now: Moment,
         chosen: &mut Vec<(u32, &'static str)>,
     ) {
         let named = |&(_, number): &(Moment, u32)| (number, self.detail);
+        let Found { mut idle, mut busy } = found;
         let left = (idle.len() + busy.len()) as u32;
         idle.sort_unstable();
         match &self.plan {

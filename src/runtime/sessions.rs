@@ -103,7 +103,7 @@ impl Sessions {
     }
 
     /// Sessions that have their backend.
-    pub fn standings(&self) -> impl Iterator<Item = (u32, Standing<'_>)> + Clone {
+    pub fn standings(&self) -> impl Iterator<Item = (u32, Standing<'_>)> {
         let all = self.places.iter().enumerate();
         all.filter_map(|(number, place)| {
             let standing = place.session.as_deref()?.standing()?;
