@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Bound;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::fence;
@@ -136,19 +137,30 @@ impl Place {
 
     /// The client chose and found no room after all: it stands where it stood, before all who came
     /// later. False: room was made meanwhile, and it is still its turn.
+    ///
+    /// `for_others`: there is room, which this client may not have because it has been there. Then
+    /// the call goes on to the next in the line.
     #[must_use]
-    pub fn stand_back(&mut self) -> bool {
+    pub fn stand_back(&mut self, for_others: bool) -> bool {
         debug_assert!(self.called);
         let mut line = self.queue.line();
         if std::mem::take(&mut line.owed) {
             return false;
         }
+        let behind = (Bound::Excluded(self.number), Bound::Unbounded);
+        let next = line.standing.range(behind).next().map(|(next, _)| *next);
+        let next = next.filter(|_| for_others);
+        let next = next.and_then(|next| line.standing.remove(&next));
         let bell = Bell {
             wake: self.bell.wake.clone(),
             client: self.bell.client,
         };
         line.standing.insert(self.number, bell);
         self.called = false;
+        drop(line);
+        if let Some(bell) = next {
+            bell.wake.wake(bell.client);
+        }
         true
     }
 
@@ -216,7 +228,7 @@ mod tests {
     fn stand(queue: &Arc<Queue>, wake: &Arc<dyn Wake>, client: u64) -> Place {
         let mut place = queue.join(u32::MAX, wake.clone(), client).unwrap();
         if place.is_called() {
-            assert!(place.stand_back());
+            assert!(place.stand_back(false));
         }
         place
     }
@@ -276,9 +288,24 @@ mod tests {
         let mut places: Vec<Place> = (0..3).map(|it| stand(&queue, &wake, it)).collect();
         queue.call();
         assert_eq!(called.recv(), Ok(0));
-        assert!(places[0].is_called() && places[0].stand_back());
+        assert!(places[0].is_called() && places[0].stand_back(false));
         queue.call();
         assert_eq!(called.recv(), Ok(0));
+    }
+
+    #[test]
+    fn room_that_the_first_may_not_have_is_for_the_next() {
+        let (queue, wake, called) = queue();
+        let mut places: Vec<Place> = (0..3).map(|it| stand(&queue, &wake, it)).collect();
+        queue.released();
+        assert_eq!(called.recv(), Ok(0));
+        assert!(places[0].is_called() && places[0].stand_back(true));
+        assert_eq!(called.recv(), Ok(1));
+        assert!(places[1].is_called() && !places[0].is_called());
+        places.remove(1).served(false);
+        queue.released();
+        assert_eq!(called.recv(), Ok(0), "it has waited longest still");
+        assert!(called.try_iter().next().is_none());
     }
 
     #[test]
@@ -287,8 +314,8 @@ mod tests {
         let mut place = queue.join(1, wake.clone(), 7).unwrap();
         assert!(place.is_called(), "nobody stood before it");
         queue.released();
-        assert!(!place.stand_back(), "it has to look again");
-        assert!(place.stand_back());
+        assert!(!place.stand_back(false), "it has to look again");
+        assert!(place.stand_back(false));
         queue.released();
         assert_eq!(called.recv(), Ok(7));
     }
@@ -350,7 +377,7 @@ mod tests {
                 Step::Choose => Step::StandBack,
                 Step::StandBack => {
                     // Stands, or chooses again.
-                    let _ = self.place.as_mut().unwrap().stand_back();
+                    let _ = self.place.as_mut().unwrap().stand_back(false);
                     Step::Choose
                 }
                 Step::LookForMore => Step::Served(*free > 0),
@@ -435,7 +462,7 @@ mod tests {
                                         place.served(taken.load(SeqCst) < SEATS);
                                         break;
                                     }
-                                    if !place.stand_back() {
+                                    if !place.stand_back(false) {
                                         continue;
                                     }
                                 }

@@ -93,12 +93,14 @@ impl Table {
     /// Counts one more lease, unless `limit` are held, and says how many there are with it.
     #[inline]
     pub(super) fn hold(&self, limit: u32) -> Option<u32> {
-        let before = self.held.leases.fetch_add(1, Relaxed);
-        if before >= limit {
-            self.held.leases.fetch_sub(1, Relaxed);
-            return None;
+        if limit == u32::MAX {
+            return Some(self.held.leases.fetch_add(1, Relaxed) + 1);
         }
-        Some(before + 1)
+        // What is over the limit is never counted: it could keep out one who was called, for whom
+        // nobody would call again.
+        let one_more = |leases: u32| (leases < limit).then(|| leases + 1);
+        let before = self.held.leases.fetch_update(Relaxed, Relaxed, one_more);
+        before.ok().map(|before| before + 1)
     }
 
     #[inline]

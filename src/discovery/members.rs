@@ -120,7 +120,7 @@ fn nameless(
         target: Endpoint::Tcp(address),
         weight,
         priority,
-        cost: Cost::default(),
+        cost: Cost::FREE,
         max_connections,
     }
 }

@@ -258,26 +258,27 @@ impl Connecting {
         if self.last_error.is_some() && (tries_left == 0 || cx.now >= self.deadline) {
             return self.over("");
         }
-        let upstream = self.upstream.clone();
-        let pool = &upstream.pool;
         // Who was served before and failed has stood in the line already.
         let is_new = self.last_error.is_none() && !matches!(self.awaits, Awaits::Room(_));
-        let mut may_choose = !(is_new && pool.queue().is_occupied());
+        let mut may_choose = !(is_new && self.upstream.pool.queue().is_occupied());
         loop {
+            let pool = &self.upstream.pool;
             if may_choose && let Some(lease) = self.candidates.next(pool, cx.now, cx.chance) {
-                self.leave_line(cx.now, Some(&upstream));
-                if self.last_error.is_some() && !pool.budget().take(cx.now) {
+                self.leave_line(cx.now, true);
+                if self.last_error.is_some() && !lease.pool().budget().take(cx.now) {
                     return self.over("retry_budget");
                 }
                 return Choice::Taken(lease);
             }
             match &mut self.awaits {
                 Awaits::Room(waiting) => {
-                    if waiting.place.stand_back() {
+                    // Room that is of no use to a client who has tried it in vain.
+                    let for_others = self.candidates.tries() > 0 && pool.has_room(cx.now);
+                    if waiting.place.stand_back(for_others) {
                         return Choice::Queued;
                     }
                 }
-                _ => match self.join_line(&upstream, cx) {
+                _ => match self.join_line(cx) {
                     Ok(true) => {}
                     Ok(false) => return Choice::Queued,
                     Err(over) => return over,
@@ -288,7 +289,8 @@ impl Connecting {
     }
 
     /// Takes the last place in the pool's line. True: it is this client's turn at once.
-    fn join_line(&mut self, upstream: &Upstream, cx: &Context<'_>) -> Result<bool, Choice> {
+    fn join_line(&mut self, cx: &Context<'_>) -> Result<bool, Choice> {
+        let upstream = &self.upstream;
         let pool = &upstream.pool;
         if !self.candidates.found_all_full(pool, cx.now) {
             return Err(self.over(""));
@@ -304,24 +306,25 @@ impl Connecting {
             });
         };
         let called = place.is_called();
+        let deadline = cx.now + upstream.queue.timeout.saturating_sub(self.queued);
         self.awaits = Awaits::Room(Waiting {
             place,
             begun_at: cx.now,
-            deadline: cx.now + upstream.queue.timeout.saturating_sub(self.queued),
+            deadline,
         });
         Ok(called)
     }
 
     /// Accounts for the time in the line, if it stood there. `served`: it has its backend, and
     /// whoever is next is called if there is room for one more.
-    fn leave_line(&mut self, now: Moment, served: Option<&Upstream>) {
+    fn leave_line(&mut self, now: Moment, served: bool) {
         match std::mem::replace(&mut self.awaits, Awaits::Nothing) {
             Awaits::Room(waiting) => {
                 let waited = now.since(waiting.begun_at);
                 self.queued += waited;
                 self.deadline = self.deadline + waited;
-                if let Some(upstream) = served {
-                    waiting.place.served(upstream.pool.has_room(now));
+                if served {
+                    waiting.place.served(self.upstream.pool.has_room(now));
                 }
             }
             other => self.awaits = other,
@@ -461,7 +464,7 @@ impl Connecting {
         } else {
             Phase::Connect
         };
-        self.leave_line(cx.now, None);
+        self.leave_line(cx.now, false);
         let failed = self.failed_tries.len() as u32;
         let (backend, tries) = match &self.awaits {
             Awaits::Backend(tried) => {

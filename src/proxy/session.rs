@@ -89,7 +89,6 @@ impl Session {
             Ok(admission) => (Some(admission), None),
             Err(refusal) => (None, Some(refusal)),
         };
-        let upstream = route.upstream.clone();
         let account = Account {
             route,
             client,
@@ -115,8 +114,9 @@ impl Session {
             session.fail(failed, cx);
             return None;
         }
+        let upstream = &session.account.route.upstream;
         let key = upstream.key(client);
-        let outcome = Connecting::begin(peer, tokens[1], &upstream, key, cx);
+        let outcome = Connecting::begin(peer, tokens[1], upstream, key, cx);
         match session.go_on(outcome, cx) {
             Next::Over => None,
             next => Some((session, next)),

@@ -309,6 +309,35 @@ fn a_backend_whose_ejection_ends_serves_those_who_wait() {
     drop(held);
 }
 
+/// The first in the line has tried the backend that came back, and may not try it again.
+#[test]
+fn room_that_the_first_in_the_line_has_tried_in_vain_is_for_those_behind() {
+    let place = crate::harness::process::free_port();
+    let good = Backend::echo();
+    let mut setup = setup(good.address, 1, "length = 100, timeout = \"60s\"")
+        .pool("policy = \"failover\"\nejection = { connect_failures = 0 }");
+    setup
+        .backends
+        .insert(0, ("back".to_owned(), place, String::new()));
+    let balancer = Balancer::start(&setup);
+    let held = served(&balancer);
+    let mut first = waiting(&balancer);
+    let options = Options {
+        source: Some(place),
+        ..Options::default()
+    };
+    let back = Backend::serving(sockets::listen_with(options), |mut socket| {
+        let _ = socket.write_all(b"y");
+    });
+    let mut behind = connect(&balancer);
+    let mut answer = [0];
+    behind.read_exact(&mut answer).unwrap();
+    assert_eq!((&answer, back.accepted()), (b"y", 1));
+    assert_eq!(balancer.queued(), 1, "the first waits for the other one");
+    drop(held);
+    assert!(echoes(&mut first));
+}
+
 #[test]
 fn those_who_wait_when_the_balancer_drains_are_served_still() {
     let backend = Backend::echo();
