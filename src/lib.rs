@@ -102,6 +102,13 @@ pub mod net {
     pub mod poller;
 }
 
+/// Floor 3: TLS without sockets: what is offered, whom to believe, records.
+pub mod tls {
+    pub mod client;
+    pub mod server;
+    pub mod stream;
+}
+
 /// Floor 4: bytes from one socket to another, and how that ends.
 pub mod relay {
     pub mod direction;

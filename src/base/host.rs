@@ -50,6 +50,66 @@ impl HostName {
     }
 }
 
+/// A name, or every name below one: `api.example.com`, `*.example.org`. In lower case, without a
+/// final dot.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum NamePattern {
+    Exact(String),
+    /// What follows `*.`.
+    Below(String),
+}
+
+impl NamePattern {
+    /// Errors: what is wrong with the text, in words that follow it.
+    pub fn parse(text: &str) -> Result<NamePattern, String> {
+        let (name, wild) = match text.strip_prefix("*.") {
+            Some(rest) => (rest, true),
+            None => (text, false),
+        };
+        if name.contains('*') {
+            return Err("has a `*` that is not its whole first label".to_owned());
+        }
+        let name = HostName::parse(name)?.bare().to_owned();
+        Ok(if wild {
+            NamePattern::Below(name)
+        } else {
+            NamePattern::Exact(name)
+        })
+    }
+
+    /// Whether a name in lower case and without a final dot is meant; by `*.` names of any depth
+    /// are.
+    pub fn matches(&self, name: &str) -> bool {
+        match self {
+            NamePattern::Exact(exact) => exact == name,
+            NamePattern::Below(parent) => name
+                .strip_suffix(parent.as_str())
+                .and_then(|front| front.strip_suffix('.'))
+                .is_some_and(|labels| !labels.is_empty()),
+        }
+    }
+
+    /// The same where `*` stands for one label only, as in certificates (RFC 6125, section 6.4.3).
+    pub fn matches_one_label(&self, name: &str) -> bool {
+        match (self, name.split_once('.')) {
+            (NamePattern::Below(parent), Some((first, rest))) => {
+                !first.is_empty() && rest == parent
+            }
+            (NamePattern::Below(_), None) => false,
+            (NamePattern::Exact(exact), _) => exact == name,
+        }
+    }
+}
+
+impl fmt::Display for NamePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NamePattern::Exact(name) => f.write_str(name),
+            NamePattern::Below(parent) => write!(f, "*.{parent}"),
+        }
+    }
+}
+
 fn check_label(label: &str) -> Result<(), String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     if let Some(c) = label.chars().find(|c| !fits(*c)) {
@@ -142,6 +202,31 @@ mod tests {
         #[test]
         fn no_text_makes_the_parser_panic(text in "\\PC{0,300}") {
             let _ = HostName::parse(&text);
+        }
+    }
+
+    #[test]
+    fn a_wildcard_means_names_below_and_never_the_name_itself() {
+        let wild = NamePattern::parse("*.Example.org").unwrap();
+        assert_eq!(wild.to_string(), "*.example.org");
+        for (name, any_depth, one_label) in [
+            ("a.example.org", true, true),
+            ("a.b.example.org", true, false),
+            ("example.org", false, false),
+            (".example.org", false, false),
+            ("badexample.org", false, false),
+            ("example.org.evil.net", false, false),
+        ] {
+            assert_eq!(wild.matches(name), any_depth, "{name}");
+            assert_eq!(wild.matches_one_label(name), one_label, "{name}");
+        }
+        assert!(
+            NamePattern::parse("api.example.com.")
+                .unwrap()
+                .matches("api.example.com")
+        );
+        for wrong in ["*", "*.", "a.*.org", "*a.org", "", "127.0.0.1"] {
+            assert!(NamePattern::parse(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -191,7 +191,7 @@ fn link(
                 .ledger()
                 .note_absence(&pool.place, Wrong::new(message, hint));
         }
-        listeners.push(draft.finish(found.unwrap_or_default()));
+        listeners.push(draft.finish(found));
     }
     listeners
 }

@@ -59,11 +59,14 @@ fn binds(table: &Reader<'_>) -> Vec<Found<Vec<Endpoint>>> {
 }
 
 impl Draft {
-    pub(crate) fn finish(self, pool: usize) -> Listener {
+    pub(crate) fn finish(self, pool: Option<usize>) -> Listener {
         Listener {
             name: self.name.map(|name| name.value).unwrap_or_default(),
             binds: self.binds.into_iter().flat_map(|bind| bind.value).collect(),
+            routes: Vec::new(),
             pool,
+            accept_proxy: None,
+            tls: None,
             max_connections: self.max_connections,
             idle_timeout: self.idle_timeout,
             half_close_timeout: self.half_close_timeout,

@@ -12,7 +12,7 @@ use crate::config::duration;
 use crate::config::ledger::Wrong;
 use crate::config::names;
 use crate::config::reader::{Found, Reader};
-use crate::config::settings::{Address, Backend, Drain, Health, Pool, Queue};
+use crate::config::settings::{Address, Backend, Drain, Health, Pool, Queue, SendProxy};
 
 /// Tries beyond this only make the client wait.
 const RETRIES_MAX: u32 = 16;
@@ -47,6 +47,8 @@ pub(crate) fn pool(table: &Reader<'_>) -> (Option<Found<String>>, Pool) {
         queue: queue(&table.table("queue")),
         drain: drain(&table.table("drain")),
         rebalance: table.number("rebalance", 0..=u32::MAX),
+        send_proxy: SendProxy::Off,
+        tls: None,
         ejection: ejection(&table.table("ejection")),
         backends: backends(table, &health),
         discover: check_discover::discovers(table),

@@ -52,10 +52,8 @@ pub fn print_effective(settings: &Settings) -> String {
     }
 
     for listener in &settings.listeners {
-        let pool = settings
-            .pools
-            .get(listener.pool)
-            .map_or("", |pool| &pool.name);
+        let pool = listener.pool.and_then(|pool| settings.pools.get(pool));
+        let pool = pool.map_or("", |pool| &pool.name);
         print_listener(&mut out, listener, pool);
     }
     for pool in &settings.pools {

@@ -20,6 +20,12 @@ pub use crate::observe::access::Target as AccessTarget;
 pub use crate::observe::form::Format as LogFormat;
 pub use crate::observe::log::Level as LogLevel;
 pub use crate::wire::script::Step;
+pub use secure::{
+    AcceptProxy, ClientAuth, CrlFile, Identity, ListenerTls, RouteRule, Terminate, TlsVersion,
+    UpstreamTls,
+};
+
+mod secure;
 
 /// One whole, checked configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,7 +34,7 @@ pub struct Settings {
     pub log: Log,
     /// At least one; names are unique.
     pub listeners: Vec<Listener>,
-    /// Names are unique; every listener's `pool` is among them.
+    /// Names are unique; those of listeners are among them.
     pub pools: Vec<Pool>,
 }
 
@@ -57,8 +63,12 @@ pub struct Listener {
     pub name: String,
     /// At least one; port ranges are written out. No two listeners share one.
     pub binds: Vec<Endpoint>,
-    /// Index into [`Settings::pools`].
-    pub pool: usize,
+    /// Looked at in this order; the first that fits says where a client goes.
+    pub routes: Vec<RouteRule>,
+    /// Index into [`Settings::pools`]: for those that no route fits. `None`: they are turned away.
+    pub pool: Option<usize>,
+    pub accept_proxy: Option<AcceptProxy>,
+    pub tls: Option<ListenerTls>,
     /// 0 = no limit of its own.
     pub max_connections: u32,
     /// Longest silence in both directions; zero = none.
@@ -116,6 +126,9 @@ pub struct Pool {
     pub drain: Drain,
     /// Idle sessions moved each second when a backend comes; 0 = none.
     pub rebalance: u32,
+    /// What connections to backends begin with.
+    pub send_proxy: SendProxy,
+    pub tls: Option<UpstreamTls>,
     pub ejection: Ejection,
     pub health: Health,
     /// Names are unique within the pool; at least one, unless `discover` has one.

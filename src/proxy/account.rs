@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::admission::Admission;
 use super::context::Context;
-use super::route::Route;
+use super::route::{Route, Upstream};
 use crate::base::addr::ClientAddr;
 use crate::base::clock::Moment;
 use crate::base::ending::{Phase, RelayPath, Termination};
@@ -15,6 +15,8 @@ use crate::observe::access::{FailedTry, Record};
 #[derive(Debug)]
 pub(super) struct Account {
     pub(super) route: Arc<Route>,
+    /// Where the client goes, once that is known.
+    pub(super) upstream: Option<Arc<Upstream>>,
     pub(super) client: ClientAddr,
     pub(super) accepted_at: Moment,
     /// Held for its drop; `None` of a client that was refused.
@@ -42,7 +44,10 @@ impl Account {
         let record = Record {
             listener: &self.route.listener,
             client: self.client,
-            pool: self.route.upstream.pool.name(),
+            pool: self
+                .upstream
+                .as_ref()
+                .map_or("", |upstream| upstream.pool.name()),
             backend: closing.backend,
             sni: "",
             alpn: "",

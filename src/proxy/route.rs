@@ -19,7 +19,8 @@ pub struct Route {
     pub listener: String,
     pub limits: Limits,
     pub gate: Gate,
-    pub upstream: Arc<Upstream>,
+    /// For those that no rule fits.
+    pub upstream: Option<Arc<Upstream>>,
     pub tally: Arc<Tally>,
 }
 

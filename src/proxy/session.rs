@@ -90,6 +90,7 @@ impl Session {
             Err(refusal) => (None, Some(refusal)),
         };
         let account = Account {
+            upstream: route.upstream.clone(),
             route,
             client,
             accepted_at,
@@ -114,7 +115,7 @@ impl Session {
             session.fail(failed, cx);
             return None;
         }
-        let upstream = &session.account.route.upstream;
+        let upstream = session.account.upstream.as_ref().expect("no rules yet");
         let key = upstream.key(client);
         let outcome = Connecting::begin(peer, tokens[1], upstream, key, cx);
         match session.go_on(outcome, cx) {

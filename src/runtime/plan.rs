@@ -130,7 +130,7 @@ impl Plan {
                     lifetime: listener.max_lifetime,
                 },
                 gate: gate(listener, registry),
-                upstream: upstreams[listener.pool].clone(),
+                upstream: listener.pool.map(|pool| upstreams[pool].clone()),
                 tally: registry
                     .tallies
                     .entry(listener.name.clone())
@@ -324,7 +324,8 @@ mod tests {
             .refreshed(&settings, &mut registry, &book, &heard(0))
             .unwrap();
         assert_eq!(newer.upstreams[0].pool.members().len(), 2);
-        assert!(Arc::ptr_eq(&newer.routes[0].upstream, &newer.upstreams[0]));
+        let of_route = newer.routes[0].upstream.as_ref().unwrap();
+        assert!(Arc::ptr_eq(of_route, &newer.upstreams[0]));
         let same = |at: usize| Arc::ptr_eq(&plan.upstreams[at], &newer.upstreams[at]);
         assert!(!same(0) && same(1), "nobody heard of the other one yet");
         assert_eq!(newer.without(&plan).len(), 2);

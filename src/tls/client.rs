@@ -1,0 +1,1 @@
+//! TLS towards backends: whom to believe, what to offer, and sessions to resume.

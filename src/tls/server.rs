@@ -1,0 +1,1 @@
+//! TLS of clients: certificates by name, versions, protocols, client certificates, tickets.
