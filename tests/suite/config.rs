@@ -100,7 +100,10 @@ fn the_least_configuration_has_every_default() {
         [Listener {
             name: "in".to_owned(),
             binds: vec![Endpoint::Tcp("127.0.0.1:8080".parse().unwrap())],
-            pool: 0,
+            routes: vec![],
+            pool: Some(0),
+            accept_proxy: None,
+            tls: None,
             max_connections: 0,
             idle_timeout: Duration::from_secs(600),
             half_close_timeout: Duration::from_secs(3600),
@@ -137,6 +140,8 @@ fn the_least_configuration_has_every_default() {
                 closes_on_down: false,
             },
             rebalance: 0,
+            send_proxy: SendProxy::Off,
+            tls: None,
             ejection: Ejection {
                 connect_failures: 3,
                 base: Duration::from_secs(5),
@@ -284,7 +289,7 @@ fn values_are_read_in_every_form_they_may_have() {
             "127.0.0.1:0"
         ]
     );
-    assert_eq!(settings.listeners[0].pool, 1);
+    assert_eq!(settings.listeners[0].pool, Some(1));
     let names: Vec<&str> = settings.pools[0]
         .backends
         .iter()
@@ -1184,12 +1189,12 @@ fn included_files_are_added_in_sorted_order() {
         .map(|pool| pool.name.as_str())
         .collect();
     assert_eq!(names, ["a", "b"]);
-    let names: Vec<(&str, usize)> = settings
+    let names: Vec<(&str, Option<usize>)> = settings
         .listeners
         .iter()
         .map(|listener| (listener.name.as_str(), listener.pool))
         .collect();
-    assert_eq!(names, [("top", 1), ("b", 0)]);
+    assert_eq!(names, [("top", Some(1)), ("b", Some(0))]);
     assert_eq!(settings.log.level, LogLevel::Warn);
 }
 
@@ -1491,7 +1496,10 @@ fn any_listener(pools: usize) -> impl Strategy<Value = Listener> {
         |(name, binds, pool, max_connections, times, ((allow, deny), per_source))| Listener {
             name,
             binds: distinct_by_port(binds),
-            pool,
+            routes: vec![],
+            pool: Some(pool),
+            accept_proxy: None,
+            tls: None,
             max_connections,
             idle_timeout: times.0,
             half_close_timeout: times.1,
@@ -1615,6 +1623,8 @@ fn any_pool() -> impl Strategy<Value = Pool> {
                     queue,
                     drain,
                     rebalance: if bound { 0 } else { rebalance },
+                    send_proxy: SendProxy::Off,
+                    tls: None,
                     ejection,
                     health,
                     backends,
