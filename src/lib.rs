@@ -114,17 +114,22 @@ pub mod relay {
     pub mod direction;
     pub mod duplex;
     pub mod pipe;
+    pub mod secured;
 }
 
 /// Floor 5: sessions: one client, its backend, its record.
 pub mod proxy {
     mod account;
     pub mod admission;
+    mod announce;
     mod connecting;
     pub mod context;
+    mod preface;
     mod relaying;
     pub mod route;
+    mod securing;
     pub mod session;
+    mod trying;
 }
 
 /// Floor 6: threads and their life: workers, the control thread, reload, drain.

@@ -1,6 +1,7 @@
 //! One end of a session: a socket, and what is known of its readiness.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
@@ -97,6 +98,12 @@ impl Peer {
 
     pub fn socket(&self) -> &OwnedFd {
         &self.socket
+    }
+
+    /// Where the peer connected to; `None` for a unix socket.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        let addr = rustix::net::getsockname(&self.socket).ok()?;
+        SocketAddr::try_from(addr).ok()
     }
 
     pub fn is_tcp(&self) -> bool {

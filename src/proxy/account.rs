@@ -1,5 +1,6 @@
 //! What a session's record says, and when it is written.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -10,6 +11,8 @@ use crate::base::addr::ClientAddr;
 use crate::base::clock::Moment;
 use crate::base::ending::{Phase, RelayPath, Termination};
 use crate::observe::access::{FailedTry, Record};
+use crate::tls::subject::About;
+use crate::wire::proxy::Tlvs;
 
 /// What a session's record says of it, from the first moment.
 #[derive(Debug)]
@@ -19,8 +22,36 @@ pub(super) struct Account {
     pub(super) upstream: Option<Arc<Upstream>>,
     pub(super) client: ClientAddr,
     pub(super) accepted_at: Moment,
-    /// Held for its drop; `None` of a client that was refused.
-    pub(super) _admission: Option<Admission>,
+    /// `None` of a client that was refused.
+    pub(super) admission: Option<Admission>,
+    /// `None` where there was nothing to learn.
+    pub(super) learnt: Option<Box<Learnt>>,
+}
+
+/// What a client and those before it said of themselves.
+#[derive(Debug, Default)]
+pub(super) struct Learnt {
+    /// Who passed the connection on, and what else it said.
+    pub(super) passed_on: Option<PassedOn>,
+    /// The name the client asks for.
+    pub(super) name: Option<String>,
+    /// The protocol that was agreed on, or those that the client offers to who is behind us.
+    pub(super) offers: Vec<Box<[u8]>>,
+    /// Version of TLS that is terminated here.
+    pub(super) version: &'static str,
+    pub(super) cipher: &'static str,
+    pub(super) resumed: bool,
+    pub(super) certificate: Option<About>,
+    /// Number of the connection, told to the backend; 0 = none was told.
+    pub(super) id: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct PassedOn {
+    pub(super) by: ClientAddr,
+    /// Where the client connected to.
+    pub(super) destination: Option<SocketAddr>,
+    pub(super) tlvs: Tlvs,
 }
 
 /// What is known at the end only.
@@ -39,8 +70,27 @@ pub(super) struct Closing<'a> {
 }
 
 impl Account {
+    /// What is learnt of the client goes there.
+    pub(super) fn learn(&mut self) -> &mut Learnt {
+        self.learnt.get_or_insert_default()
+    }
+
+    /// Who passed the connection on.
+    pub(super) fn passed_on(&self) -> Option<&PassedOn> {
+        self.learnt.as_ref()?.passed_on.as_ref()
+    }
+
+    /// The name that the client asks for.
+    pub(super) fn name(&self) -> Option<&str> {
+        self.learnt.as_ref()?.name.as_deref()
+    }
+
     pub(super) fn close(&self, closing: Closing<'_>, cx: &mut Context<'_>) {
         self.route.tally.count_end(closing.termination);
+        let learnt = self.learnt.as_deref();
+        let alpn = learnt.and_then(|learnt| learnt.offers.first());
+        let alpn = alpn.map_or(&[][..], |first| first);
+        let certificate = learnt.and_then(|learnt| learnt.certificate.as_ref());
         let record = Record {
             listener: &self.route.listener,
             client: self.client,
@@ -49,9 +99,9 @@ impl Account {
                 .as_ref()
                 .map_or("", |upstream| upstream.pool.name()),
             backend: closing.backend,
-            sni: "",
-            alpn: "",
-            tls: "",
+            sni: self.name().unwrap_or(""),
+            alpn: &String::from_utf8_lossy(alpn),
+            tls: learnt.map_or("", |learnt| learnt.version),
             phase: closing.phase,
             termination: closing.termination,
             detail: closing.detail,
@@ -64,6 +114,11 @@ impl Account {
             tries: closing.tries,
             path: closing.path,
             failed_tries: closing.failed_tries,
+            passed_on_by: learnt
+                .and_then(|learnt| learnt.passed_on.as_ref())
+                .map(|passed_on| passed_on.by),
+            certificate: certificate.map(|about| (&*about.subject, &*about.serial)),
+            id: learnt.map_or(0, |learnt| learnt.id),
         };
         cx.log.write(&record, SystemTime::now());
     }

@@ -27,7 +27,7 @@ pub struct Admission {
     process: Arc<ProcessCount>,
     tally: Arc<Tally>,
     /// Held for its drop.
-    _stay: Option<Stay>,
+    stay: Option<Stay>,
 }
 
 /// Why a client is not let in.
@@ -47,30 +47,50 @@ impl Admission {
         client: ClientAddr,
         now: Moment,
     ) -> Result<Admission, Refusal> {
+        route.tally.count_arrival();
+        let stay = route.gate.pass(client, now)?;
+        match Admission::take_place(process, route) {
+            Ok(admission) => Ok(Admission { stay, ..admission }),
+            Err(refusal) => {
+                if let Some(stay) = stay {
+                    stay.undo();
+                }
+                Err(refusal)
+            }
+        }
+    }
+
+    /// The same for a connection whose client is not known yet: [`Admission::name`] follows.
+    pub fn enter_unnamed(
+        process: &Arc<ProcessCount>,
+        route: &Route,
+    ) -> Result<Admission, Refusal> {
+        route.tally.count_arrival();
+        Admission::take_place(process, route)
+    }
+
+    /// Lets the client in that a connection is found to be of.
+    pub fn name(&mut self, gate: &Gate, client: ClientAddr, now: Moment) -> Result<(), Refusal> {
+        self.stay = gate.pass(client, now)?;
+        Ok(())
+    }
+
+    fn take_place(process: &Arc<ProcessCount>, route: &Route) -> Result<Admission, Refusal> {
         let tally = &route.tally;
-        tally.count_arrival();
-        let stay = match client {
-            ClientAddr::Ip(addr) => route.gate.pass(addr.ip(), now)?,
-            ClientAddr::Unix => None,
-        };
         // The listener first: at its limit it must not hold a place that another listener's
         // client could have had.
-        let full = if !tally.take_place(route.limits.max_connections) {
-            Termination::ListenerLimit
-        } else if !process.take_place() {
-            tally.give_back_place();
-            Termination::ProcessLimit
-        } else {
-            return Ok(Admission {
-                process: process.clone(),
-                tally: tally.clone(),
-                _stay: stay,
-            });
-        };
-        if let Some(stay) = stay {
-            stay.undo();
+        if !tally.take_place(route.limits.max_connections) {
+            return Err(Refusal::new(Termination::ListenerLimit, ""));
         }
-        Err(Refusal::new(full, ""))
+        if !process.take_place() {
+            tally.give_back_place();
+            return Err(Refusal::new(Termination::ProcessLimit, ""));
+        }
+        Ok(Admission {
+            process: process.clone(),
+            tally: tally.clone(),
+            stay: None,
+        })
     }
 }
 
@@ -97,7 +117,14 @@ impl From<Excess> for Refusal {
 }
 
 impl Gate {
-    fn pass(&self, client: IpAddr, now: Moment) -> Result<Option<Stay>, Refusal> {
+    fn pass(&self, client: ClientAddr, now: Moment) -> Result<Option<Stay>, Refusal> {
+        let ClientAddr::Ip(client) = client else {
+            return Ok(None);
+        };
+        self.pass_ip(client.ip(), now)
+    }
+
+    fn pass_ip(&self, client: IpAddr, now: Moment) -> Result<Option<Stay>, Refusal> {
         if let Some(networks) = &self.networks
             && !networks.allows(client)
         {

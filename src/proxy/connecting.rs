@@ -4,28 +4,41 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::io::Errno;
-use rustix::net::sockopt;
-
 use super::context::Context;
 use super::route::Upstream;
+use super::trying::{Announcement, Progress, Span, Try, TryError};
 use crate::balance::pool::{Candidates, Lease};
 use crate::balance::queue::Place;
 use crate::base::addr::{Endpoint, Side};
 use crate::base::clock::Moment;
 use crate::base::ending::{Phase, Termination};
-use crate::net::dial::{self, DialError};
 use crate::net::peer::Peer;
 use crate::net::poller::{Readiness, Token};
 use crate::observe::access::FailedTry;
 use crate::relay::direction::{Direction, Flow};
+use crate::relay::secured::Secured;
+use crate::tls::stream::TlsStream;
+
+/// A client that may have its backend.
+#[derive(Debug)]
+pub(super) struct Opening {
+    pub(super) client: Peer,
+    pub(super) tls: Option<TlsStream>,
+    /// Bytes of the client in the scratch buffer.
+    pub(super) fresh: usize,
+    /// Nothing follows them.
+    pub(super) ended: bool,
+    pub(super) announcement: Announcement,
+}
 
 /// A client whose backend is not connected yet. Every step consumes it and says what it became.
 #[derive(Debug)]
 pub(super) struct Connecting {
     client: Peer,
+    client_tls: Option<TlsStream>,
     /// What the client sent so far. Held until the backend takes it.
     ahead: Direction,
+    announcement: Announcement,
     backend_token: Token,
     upstream: Arc<Upstream>,
     candidates: Candidates,
@@ -35,25 +48,15 @@ pub(super) struct Connecting {
     /// Time spent in the queue.
     queued: Duration,
     failed_tries: Vec<FailedTry>,
-    last_error: Option<DialError>,
+    last_error: Option<TryError>,
 }
 
 #[derive(Debug)]
 enum Awaits {
     /// Nothing: the next backend is being chosen.
     Nothing,
-    Backend(Try),
+    Backend(Box<Try>),
     Room(Waiting),
-}
-
-/// One connect under way.
-#[derive(Debug)]
-struct Try {
-    backend: Peer,
-    lease: Lease<Endpoint>,
-    begun_at: Moment,
-    /// When the next backend gets its chance.
-    deadline: Moment,
 }
 
 /// A wait in the pool's queue.
@@ -77,7 +80,9 @@ pub(super) enum Outcome {
 pub(super) struct Connected {
     pub(super) client: Peer,
     pub(super) backend: Peer,
+    pub(super) secured: Option<Box<Secured>>,
     pub(super) to_backend: Direction,
+    pub(super) to_client: Direction,
     pub(super) lease: Lease<Endpoint>,
     pub(super) took: Duration,
     pub(super) queued: Duration,
@@ -106,17 +111,24 @@ enum Choice {
 }
 
 impl Connecting {
-    /// Reads what the client has sent already, so that it can leave with the connect, and dials.
+    /// Chooses a backend and dials it. The first `opening.fresh` bytes of the client lie in the
+    /// scratch buffer, so that they can leave with the connect.
     pub(super) fn begin(
-        client: Peer,
+        opening: Opening,
         backend_token: Token,
         upstream: &Arc<Upstream>,
         key: u64,
         cx: &mut Context<'_>,
     ) -> Outcome {
-        let mut this = Connecting {
-            client,
-            ahead: Direction::new(),
+        let mut ahead = Direction::new();
+        if opening.ended {
+            ahead.end();
+        }
+        let this = Connecting {
+            client: opening.client,
+            client_tls: opening.tls,
+            ahead,
+            announcement: opening.announcement,
             backend_token,
             upstream: upstream.clone(),
             candidates: Candidates::new(key),
@@ -126,17 +138,8 @@ impl Connecting {
             failed_tries: Vec::new(),
             last_error: None,
         };
-        let fresh = match this.client.receive(cx.tools.scratch) {
-            Ok(0) => {
-                this.ahead.end();
-                0
-            }
-            Ok(count) => count,
-            Err(Errno::AGAIN) => 0,
-            Err(_) => return this.failed(Termination::ClientReset, "", cx),
-        };
         upstream.pool.budget().pay_in(upstream.retry_budget);
-        this.dial(fresh, cx)
+        this.dial(opening.fresh, cx)
     }
 
     pub(super) fn notice(
@@ -155,25 +158,17 @@ impl Connecting {
                 return self.waits();
             }
         };
-        tried.backend.notice(readiness);
-        if tried.backend.broken {
-            let error = match sockopt::socket_error(tried.backend.socket()) {
-                Ok(Err(error)) | Err(error) => error,
-                Ok(Ok(())) => Errno::CONNRESET,
-            };
-            // A connection that brought bytes before it broke did stand: they are the client's.
-            // One that brought none took none either, so another backend may be tried.
-            if tried.backend.has_input() {
-                return self.connected(tried, cx);
+        match tried.notice(readiness, &mut self.ahead, &mut cx.tools) {
+            Progress::Stands => self.connected(*tried, cx),
+            Progress::Waits => {
+                self.awaits = Awaits::Backend(tried);
+                self.waits()
             }
-            self.blame(&tried.lease, tried.begun_at, DialError(error), cx);
-            return self.dial(0, cx);
+            Progress::Failed(error) => {
+                self.blame(&tried.lease, tried.begun_at, error, cx);
+                self.dial(0, cx)
+            }
         }
-        if readiness.writable {
-            return self.connected(tried, cx);
-        }
-        self.awaits = Awaits::Backend(tried);
-        self.waits()
     }
 
     /// A client that waits for room and closes its half is taken to have left, unless the pool
@@ -195,7 +190,7 @@ impl Connecting {
     pub(super) fn alarm(mut self, cx: &mut Context<'_>) -> Outcome {
         match std::mem::replace(&mut self.awaits, Awaits::Nothing) {
             Awaits::Backend(tried) if cx.now >= tried.deadline => {
-                self.blame(&tried.lease, tried.begun_at, DialError(Errno::TIMEDOUT), cx);
+                self.blame(&tried.lease, tried.begun_at, TryError::TIMED_OUT, cx);
                 self.dial(0, cx)
             }
             Awaits::Room(waiting) if cx.now >= waiting.deadline => {
@@ -233,22 +228,24 @@ impl Connecting {
                 Choice::Over(termination, detail) => return self.failed(termination, detail, cx),
             };
             let begun_at = cx.now;
-            let deadline = begun_at + self.share_of_time(tries_left, begun_at);
-            match self.dial_one(&lease, fresh, cx) {
-                Ok((backend, stands)) => {
-                    let tried = Try {
-                        backend,
-                        lease,
-                        begun_at,
-                        deadline,
-                    };
-                    return if stands {
-                        self.connected(tried, cx)
-                    } else {
-                        self.wait_for_backend(tried, cx)
-                    };
-                }
-                Err(error) => self.blame(&lease, begun_at, error, cx),
+            let span = Span {
+                begun_at,
+                deadline: begun_at + self.share_of_time(tries_left, begun_at),
+            };
+            let begun = Try::begin(
+                lease,
+                self.backend_token,
+                span,
+                &self.upstream,
+                &self.announcement,
+                &mut self.ahead,
+                fresh,
+                cx,
+            );
+            match begun {
+                Ok((tried, Progress::Stands)) => return self.connected(tried, cx),
+                Ok((tried, _)) => return self.wait_for_backend(tried, cx),
+                Err((lease, error)) => self.blame(&lease, begun_at, error, cx),
             }
         }
     }
@@ -349,41 +346,11 @@ impl Connecting {
         tried.lease.connect_waits(cx.now);
         let watched = tried.backend.watch(cx.poller, true);
         let watched = watched.and_then(|()| self.client.watch(cx.poller, false));
-        self.awaits = Awaits::Backend(tried);
+        self.awaits = Awaits::Backend(Box::new(tried));
         match watched {
             Ok(()) => self.waits(),
             Err(_) => self.failed(Termination::Internal, "local_memory", cx),
         }
-    }
-
-    /// Begins one connect and offers it the `fresh` bytes. True: it took them, so it stands.
-    fn dial_one(
-        &mut self,
-        lease: &Lease<Endpoint>,
-        fresh: usize,
-        cx: &mut Context<'_>,
-    ) -> Result<(Peer, bool), DialError> {
-        let target = &lease.member().target;
-        let socket = dial::begin(target, fresh > 0 || self.ahead.holds_bytes())?;
-        let tcp = matches!(target, Endpoint::Tcp(_));
-        let mut backend = Peer::dialled(socket, self.backend_token, tcp);
-        if fresh == 0 || self.ahead.holds_bytes() {
-            return Ok((backend, false));
-        }
-        let bytes = &cx.tools.scratch[..fresh];
-        let sent = match backend.transmit(bytes, false) {
-            Ok(sent) => sent,
-            Err(Errno::AGAIN) => {
-                self.ahead.keep(bytes);
-                return Ok((backend, false));
-            }
-            Err(error) => return Err(DialError(error)),
-        };
-        self.ahead.count_delivered(sent);
-        if sent < fresh {
-            self.ahead.keep(&bytes[sent..]);
-        }
-        Ok((backend, true))
     }
 
     /// How long the try that begins now may take: what is left, shared with those that could
@@ -400,14 +367,27 @@ impl Connecting {
             mut backend,
             lease,
             begun_at,
+            tls,
+            early,
             ..
         } = tried;
         lease.connected(cx.now, cx.now.since(begun_at));
         backend.writable = true;
+        let mut to_client = Direction::new();
+        if !early.bytes.is_empty() {
+            to_client.keep(&early.bytes);
+        }
+        if early.ended {
+            to_client.end();
+        }
+        let secured = (self.client_tls.is_some() || tls.is_some())
+            .then(|| Box::new(Secured::new(self.client_tls, tls)));
         Outcome::Connected(Connected {
             client: self.client,
             backend,
+            secured,
             to_backend: self.ahead,
+            to_client,
             lease,
             took: cx.now.since(begun_at),
             queued: self.queued,
@@ -419,7 +399,7 @@ impl Connecting {
         &mut self,
         lease: &Lease<Endpoint>,
         begun_at: Moment,
-        error: DialError,
+        error: TryError,
         cx: &Context<'_>,
     ) {
         self.failed_tries.push(FailedTry {
@@ -446,7 +426,7 @@ impl Connecting {
     fn over(&self, detail: &'static str) -> Choice {
         let (termination, error) = match self.last_error {
             None => (Termination::NoBackend, ""),
-            Some(DialError(Errno::TIMEDOUT)) => (Termination::ConnectTimeout, ""),
+            Some(TryError::TIMED_OUT) => (Termination::ConnectTimeout, ""),
             Some(error) => (Termination::ConnectFailed, error.detail()),
         };
         Choice::Over(termination, if detail.is_empty() { error } else { detail })
@@ -490,182 +470,4 @@ impl Connecting {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Write;
-    use std::net::{TcpListener, TcpStream};
-    use std::time::Instant;
-
-    use super::*;
-    use crate::balance::chance::Chance;
-    use crate::balance::ejection::Ejection;
-    use crate::balance::key::{HashKey, HashSeed};
-    use crate::balance::policy::{Cost, PolicyKind};
-    use crate::balance::pool::{Member, Pool, PoolSpec};
-    use crate::balance::queue::Wake;
-    use crate::balance::table::Table;
-    use crate::config::settings::{Drain, Queue};
-    use crate::net::poller::Poller;
-    use crate::observe::access::{AccessLog, Target};
-    use crate::observe::form::Format;
-    use crate::proxy::route::ProcessCount;
-    use crate::relay::direction::Tools;
-    use crate::relay::pipe::Pipes;
-
-    #[derive(Debug)]
-    struct Nobody;
-
-    impl Wake for Nobody {
-        fn wake(&self, _: u64) {}
-    }
-
-    const BROKEN: Readiness = Readiness {
-        readable: true,
-        writable: true,
-        finished: true,
-        broken: true,
-    };
-
-    fn upstream_to(listener: &TcpListener) -> Arc<Upstream> {
-        let address = Endpoint::Tcp(listener.local_addr().unwrap());
-        let member = Member {
-            name: "a".to_owned(),
-            identity: address.to_string(),
-            target: address,
-            weight: 1,
-            priority: 0,
-            cost: Cost::FREE,
-            max_connections: 0,
-        };
-        let second = Duration::from_secs(1);
-        let spec = PoolSpec {
-            name: "pool".to_owned(),
-            policy: PolicyKind::RoundRobin,
-            ejection: Ejection {
-                connect_failures: 0,
-                base: second,
-                max: second,
-                max_percent: 50,
-                early_resets: 0,
-                early_reset_within: second,
-                empty_closes: 0,
-            },
-            hash_balance_factor: 0,
-            slow_start: Duration::ZERO,
-            panic_threshold: 0,
-            failure_latency: second,
-            probed: false,
-            seed: String::new(),
-            max_connections: 0,
-            members: vec![member],
-        };
-        Arc::new(Upstream {
-            pool: Arc::new(Pool::new(spec, Table::new(), Moment::ZERO)),
-            connect_timeout: second,
-            retries: 0,
-            retry_budget: 0,
-            queue: Queue {
-                length: 10,
-                timeout: second,
-                stays_half_closed: false,
-            },
-            drain: Drain {
-                deadline: second,
-                closes_on_down: false,
-            },
-            rebalance: 0,
-            seed: HashSeed::new(""),
-            hash_key: HashKey::SourceIp,
-            newest: Arc::default(),
-        })
-    }
-
-    /// Runs a test with a client that is accepted and a worker's things.
-    fn with_client(test: impl FnOnce(Peer, &mut Context<'_>)) {
-        let front = TcpListener::bind("127.0.0.1:0").unwrap();
-        let _client = TcpStream::connect(front.local_addr().unwrap()).unwrap();
-        let (accepted, _) = front.accept().unwrap();
-        accepted.set_nonblocking(true).unwrap();
-        let log = AccessLog::open(&Target::Off, Format::Text).unwrap();
-        let mut cx = Context {
-            now: Moment::now(),
-            poller: &Poller::new().unwrap(),
-            tools: Tools {
-                scratch: &mut [0; 1024],
-                pipes: &mut Pipes::default(),
-            },
-            chance: &mut Chance::seeded(1),
-            log: &mut log.line_writer(),
-            process: &Arc::new(ProcessCount::new(10)),
-            bell: &(Arc::new(Nobody) as Arc<dyn Wake>),
-        };
-        test(Peer::accepted(accepted.into(), Token(2), true), &mut cx);
-    }
-
-    /// What comes of a connect whose backend, by the time it is looked at, has said `said` and
-    /// reset the connection.
-    fn outcome_when_the_backend_reset_first(said: &[u8]) -> Outcome {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut outcome = None;
-        with_client(|client, cx| {
-            let upstream = upstream_to(&listener);
-            let begun = Connecting::begin(client, Token(3), &upstream, 0, cx);
-            let Outcome::Waits(connecting, _) = begun else {
-                panic!(
-                    "without bytes of the client nothing tells that the connect stands: {begun:?}"
-                )
-            };
-
-            let (mut backend, _) = listener.accept().unwrap();
-            backend.write_all(said).unwrap();
-            sockopt::set_socket_linger(&backend, Some(Duration::ZERO)).unwrap();
-            drop(backend);
-            let Awaits::Backend(tried) = &connecting.awaits else {
-                panic!("no connect is under way")
-            };
-            let socket = tried.backend.socket();
-            let waited = Instant::now();
-            // tcp(7): a connection that was reset has no peer any more.
-            while rustix::net::getpeername(socket).is_ok_and(|peer| peer.is_some()) {
-                assert!(waited.elapsed() < Duration::from_secs(10));
-                std::thread::yield_now();
-            }
-            outcome = Some(connecting.notice(Side::Backend, BROKEN, cx));
-        });
-        outcome.unwrap()
-    }
-
-    #[test]
-    fn a_backend_that_spoke_before_its_reset_was_connected() {
-        let outcome = outcome_when_the_backend_reset_first(b"hello");
-        assert!(matches!(outcome, Outcome::Connected(_)), "{outcome:?}");
-    }
-
-    #[test]
-    fn a_backend_that_reset_without_a_word_failed() {
-        let outcome = outcome_when_the_backend_reset_first(b"");
-        let Outcome::Failed(failed) = outcome else {
-            panic!("{outcome:?}")
-        };
-        assert_eq!(failed.termination, Termination::ConnectFailed);
-        assert_eq!(failed.detail, "reset");
-    }
-    #[test]
-    fn who_just_came_stands_behind_those_who_wait_even_if_there_is_room() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let upstream = upstream_to(&listener);
-        let queue = upstream.pool.queue().clone();
-        let first = queue.join(10, Arc::new(Nobody), 1).unwrap();
-        with_client(|client, cx| {
-            let begun = Connecting::begin(client, Token(3), &upstream, 0, cx);
-            let Outcome::Waits(connecting, _) = begun else {
-                panic!("{begun:?}")
-            };
-            assert_eq!((upstream.pool.active(), queue.waiting()), (0, 2));
-            assert!(matches!(connecting.awaits, Awaits::Room(_)));
-            drop(first);
-            let called = connecting.called(cx);
-            assert!(matches!(called, Outcome::Waits(_, _)));
-            assert_eq!((upstream.pool.active(), queue.waiting()), (1, 0));
-        });
-    }
-}
+mod tests;

@@ -47,14 +47,16 @@ impl Relaying {
         let Connected {
             client,
             backend,
+            secured,
             to_backend,
+            to_client,
             lease,
             took,
             queued,
             failed_tries,
         } = connected;
         Relaying {
-            duplex: Duplex::new(client, backend, to_backend, now),
+            duplex: Duplex::new(client, backend, (to_backend, to_client), secured, now),
             lease,
             queued,
             failed_tries: failed_tries.into(),

@@ -6,12 +6,20 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use rustls::Error;
+use rustls::pki_types::ServerName;
+
 use super::admission::Gate;
 use crate::balance::key::{HashKey, HashSeed};
+use crate::balance::networks::Networks;
 use crate::balance::pool::Pool;
 use crate::base::addr::{ClientAddr, Endpoint};
 use crate::base::ending::Termination;
-use crate::config::settings::{Drain, Queue};
+use crate::base::host::NamePattern;
+use crate::config::settings::{Drain, Queue, SendProxy};
+use crate::tls::client::Connector;
+use crate::tls::server::Acceptor;
+use crate::tls::stream::TlsStream;
 
 /// One listener as a snapshot has it. Sessions keep the route they began with.
 #[derive(Debug)]
@@ -19,9 +27,79 @@ pub struct Route {
     pub listener: String,
     pub limits: Limits,
     pub gate: Gate,
+    /// Whose connections begin with a header of the PROXY protocol.
+    pub header: Option<HeaderRule>,
+    pub tls: Option<Tls>,
+    /// The first that fits says where a client goes.
+    pub rules: Vec<Rule>,
     /// For those that no rule fits.
     pub upstream: Option<Arc<Upstream>>,
     pub tally: Arc<Tally>,
+}
+
+/// Who sends a header, and by when it is to be there.
+#[derive(Debug)]
+pub struct HeaderRule {
+    pub from: Networks,
+    pub timeout: Duration,
+}
+
+/// What is done with the TLS of clients.
+#[derive(Clone, Debug)]
+pub enum Tls {
+    Terminate { acceptor: Acceptor, timeout: Duration },
+    Passthrough { timeout: Duration },
+}
+
+/// A way that some clients take: each list that is not empty must have something that fits.
+#[derive(Debug)]
+pub struct Rule {
+    pub sni: Vec<NamePattern>,
+    pub alpn: Vec<Vec<u8>>,
+    pub source: Option<Networks>,
+    pub upstream: Arc<Upstream>,
+}
+
+impl Route {
+    /// Where a client goes, by its address, the name it asks for and the protocols it speaks.
+    pub fn choose<'a>(
+        &self,
+        client: ClientAddr,
+        name: Option<&str>,
+        alpn: impl Iterator<Item = &'a [u8]> + Clone,
+    ) -> Option<&Arc<Upstream>> {
+        let fits = |rule: &&Rule| rule.fits(client, name, alpn.clone());
+        let rule = self.rules.iter().find(fits);
+        rule.map(|rule| &rule.upstream).or(self.upstream.as_ref())
+    }
+
+    /// Whether the client's connection must begin with a header.
+    pub(super) fn trusts(&self, client: ClientAddr) -> Option<&HeaderRule> {
+        let rule = self.header.as_ref()?;
+        match client {
+            ClientAddr::Ip(addr) => rule.from.allows(addr.ip()).then_some(rule),
+            ClientAddr::Unix => None,
+        }
+    }
+}
+
+impl Rule {
+    fn fits<'a>(
+        &self,
+        client: ClientAddr,
+        name: Option<&str>,
+        mut alpn: impl Iterator<Item = &'a [u8]>,
+    ) -> bool {
+        let source = match (&self.source, client) {
+            (None, _) => true,
+            (Some(networks), ClientAddr::Ip(addr)) => networks.allows(addr.ip()),
+            (Some(_), ClientAddr::Unix) => false,
+        };
+        let name = || name.is_some_and(|name| self.sni.iter().any(|one| one.matches(name)));
+        source
+            && (self.sni.is_empty() || name())
+            && (self.alpn.is_empty() || alpn.any(|one| self.alpn.iter().any(|mine| mine == one)))
+    }
 }
 
 /// Zero means none, for each.
@@ -52,8 +130,25 @@ pub struct Upstream {
     pub seed: HashSeed,
     /// What of a client the hash is taken of.
     pub hash_key: HashKey,
+    pub send_proxy: SendProxy,
+    pub tls: Option<UpstreamTls>,
     /// The same pool as the newest configuration has it.
     pub newest: Arc<Newest>,
+}
+
+/// TLS towards the backends of a pool.
+#[derive(Debug)]
+pub struct UpstreamTls {
+    /// By the index of the backend, with the name its certificate must be for.
+    pub backends: Vec<(Connector, ServerName<'static>)>,
+}
+
+impl UpstreamTls {
+    /// The beginning of a handshake with a backend.
+    pub(super) fn begin(&self, backend: usize, alpn: Option<&[u8]>) -> Result<TlsStream, Error> {
+        let (connector, name) = &self.backends[backend];
+        Ok(TlsStream::client(connector.begin(name.clone(), alpn)?))
+    }
 }
 
 /// Leads from an upstream of an older snapshot to that of the newest one, for clients that waited
@@ -83,10 +178,9 @@ impl Upstream {
     }
 
     /// What a hash policy goes by. Clients on unix sockets are all one source.
-    pub fn key(&self, client: ClientAddr) -> u64 {
+    pub fn key(&self, client: ClientAddr, name: Option<&str>) -> u64 {
         match client {
-            // No listener reads the name a client asks for yet; the configuration says so.
-            ClientAddr::Ip(addr) => self.seed.key(self.hash_key, addr, None),
+            ClientAddr::Ip(addr) => self.seed.key(self.hash_key, addr, name),
             ClientAddr::Unix => 0,
         }
     }
@@ -100,6 +194,19 @@ pub struct Tally {
     /// By `Termination as usize`.
     ended: [AtomicU64; Termination::ALL.len()],
     accept_errors: AtomicU64,
+    /// TLS 1.2 full and resumed, TLS 1.3 full and resumed.
+    handshakes: [AtomicU64; 4],
+    failed_handshakes: AtomicU64,
+}
+
+/// TLS handshakes of a listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Handshakes {
+    pub full_12: u64,
+    pub resumed_12: u64,
+    pub full_13: u64,
+    pub resumed_13: u64,
+    pub failed: u64,
 }
 
 impl Tally {
@@ -109,6 +216,8 @@ impl Tally {
             total: AtomicU64::new(0),
             ended: [const { AtomicU64::new(0) }; Termination::ALL.len()],
             accept_errors: AtomicU64::new(0),
+            handshakes: [const { AtomicU64::new(0) }; 4],
+            failed_handshakes: AtomicU64::new(0),
         }
     }
 
@@ -130,6 +239,27 @@ impl Tally {
 
     pub fn count_accept_error(&self) {
         self.accept_errors.fetch_add(1, Relaxed);
+    }
+
+    pub fn handshakes(&self) -> Handshakes {
+        let [full_12, resumed_12, full_13, resumed_13] =
+            [0, 1, 2, 3].map(|kind: usize| self.handshakes[kind].load(Relaxed));
+        Handshakes {
+            full_12,
+            resumed_12,
+            full_13,
+            resumed_13,
+            failed: self.failed_handshakes.load(Relaxed),
+        }
+    }
+
+    pub(super) fn count_handshake(&self, version: &str, resumed: bool) {
+        let kind = usize::from(version == "1.3") * 2 + usize::from(resumed);
+        self.handshakes[kind].fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn count_failed_handshake(&self) {
+        self.failed_handshakes.fetch_add(1, Relaxed);
     }
 
     pub(super) fn count_arrival(&self) {

@@ -1,15 +1,21 @@
-//! A session, from the accepted client to its record: connect → relay → end.
+//! A session, from the accepted client to its record: preface → secure → route → connect → relay →
+//! end.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use super::account::{Account, Closing};
 use super::admission::Admission;
-use super::connecting::{Connecting, Failed, Outcome};
+use super::announce::announce;
+use super::connecting::{self, Connecting, Failed, Opening};
 use super::context::Context;
+use super::preface::{self, Preface, Refused};
 use super::relaying::{Relaying, Silence};
-use super::route::Route;
+use super::route::{Route, Tls};
+use super::securing::{self, Secured, Securing};
 use crate::balance::pool::Lease;
 use crate::base::addr::{ClientAddr, Endpoint, Side};
 use crate::base::clock::Moment;
@@ -18,6 +24,9 @@ use crate::base::wheel::TICK;
 use crate::net::peer::{Peer, unacknowledged_max};
 use crate::net::poller::{Readiness, Token};
 use crate::relay::duplex::{End, Step};
+use crate::relay::secured::Fault;
+use crate::tls::fault;
+use crate::tls::stream::TlsStream;
 
 /// A connection that outlives this gets what a short one does without: keepalive on the
 /// backend's side, and a look at its deadlines.
@@ -49,6 +58,8 @@ pub enum Next {
     Waits,
     /// An event, or its alarm at this moment.
     WaitsUntil(Moment),
+    /// A turn for something that takes long, when there is time for it; its alarm at this moment.
+    Labours(Moment),
     /// A turn after the others had theirs.
     Again,
     /// To be dropped: its record is written.
@@ -58,6 +69,7 @@ pub enum Next {
 #[derive(Debug)]
 pub struct Session {
     account: Account,
+    backend_token: Token,
     /// `None` only inside a step and when the session is over.
     stage: Option<Stage>,
 }
@@ -68,12 +80,15 @@ pub struct Session {
     reason = "most sessions relay: a box would be one more hop"
 )]
 enum Stage {
+    Preface(Box<Preface>),
+    Securing(Box<Securing>),
     Connecting(Box<Connecting>),
     Relaying(Relaying),
 }
 
 impl Session {
-    /// Begins a session: admits the client or refuses it, and dials. `None`: it is over already.
+    /// Begins a session: admits the client or refuses it, and goes as far as it can. `None`: it is
+    /// over already.
     pub fn open(
         arrival: Arrival,
         tokens: [Token; 2],
@@ -85,40 +100,39 @@ impl Session {
             route,
             accepted_at,
         } = arrival;
-        let (admission, refused) = match Admission::enter(cx.process, &route, client, cx.now) {
+        let passed_on = route.trusts(client).is_some();
+        let admission = if passed_on {
+            Admission::enter_unnamed(cx.process, &route)
+        } else {
+            Admission::enter(cx.process, &route, client, cx.now)
+        };
+        let (admission, refusal) = match admission {
             Ok(admission) => (Some(admission), None),
             Err(refusal) => (None, Some(refusal)),
         };
-        let account = Account {
-            upstream: route.upstream.clone(),
-            route,
-            client,
-            accepted_at,
-            _admission: admission,
-        };
-        let peer = Peer::accepted(socket, tokens[0], client != ClientAddr::Unix);
+        let begins_plainly = route.header.is_none() && route.tls.is_none();
         let mut session = Session {
-            account,
+            account: Account {
+                route,
+                upstream: None,
+                client,
+                accepted_at,
+                admission,
+                learnt: None,
+            },
+            backend_token: tokens[1],
             stage: None,
         };
-        if let Some(refusal) = refused {
-            let failed = Failed {
-                client: peer,
-                phase: Phase::Preface,
-                termination: refusal.termination,
-                detail: refusal.detail,
-                queued: Duration::ZERO,
-                backend: None,
-                tries: 0,
-                failed_tries: Vec::new(),
-            };
-            session.fail(failed, cx);
-            return None;
-        }
-        let upstream = session.account.upstream.as_ref().expect("no rules yet");
-        let key = upstream.key(client);
-        let outcome = Connecting::begin(peer, tokens[1], upstream, key, cx);
-        match session.go_on(outcome, cx) {
+        let peer = Peer::accepted(socket, tokens[0], client != ClientAddr::Unix);
+        let next = match refusal {
+            Some(refusal) => session.refuse(Refused::at_once(peer, refusal), cx),
+            None if begins_plainly => session.begin_plainly(peer, cx),
+            None => {
+                let outcome = Preface::begin(peer, &mut session.account, cx);
+                session.after_preface(outcome, cx)
+            }
+        };
+        match next {
             Next::Over => None,
             next => Some((session, next)),
         }
@@ -130,30 +144,75 @@ impl Session {
             relaying.duplex.notice(side, readiness);
             return self.relay(cx);
         }
-        self.connect(cx, |connecting, cx| connecting.notice(side, readiness, cx))
+        match self.stage.take() {
+            Some(Stage::Preface(preface)) => {
+                let outcome = preface.notice(readiness, &mut self.account, cx);
+                self.after_preface(outcome, cx)
+            }
+            Some(Stage::Securing(securing)) => {
+                let outcome = securing.notice(readiness, &mut self.account, cx);
+                self.after_securing(outcome, cx)
+            }
+            Some(Stage::Connecting(connecting)) => {
+                let outcome = connecting.notice(side, readiness, cx);
+                self.after_connecting(outcome, cx)
+            }
+            Some(Stage::Relaying(_)) | None => Next::Over,
+        }
     }
 
-    /// The turn asked for with [`Next::Again`].
+    /// The turn asked for with [`Next::Again`] or [`Next::Labours`].
     pub fn turn(&mut self, cx: &mut Context<'_>) -> Next {
-        match self.stage {
-            Some(Stage::Relaying(_)) => self.relay(cx),
-            _ => Next::Waits,
+        match self.stage.take() {
+            Some(Stage::Securing(securing)) => {
+                let outcome = securing.turn(&mut self.account, cx);
+                self.after_securing(outcome, cx)
+            }
+            Some(Stage::Relaying(relaying)) => {
+                self.stage = Some(Stage::Relaying(relaying));
+                self.relay(cx)
+            }
+            other => {
+                self.stage = other;
+                Next::Waits
+            }
         }
     }
 
     /// The pool's queue calls.
     pub fn called(&mut self, cx: &mut Context<'_>) -> Next {
-        match self.stage {
-            Some(Stage::Relaying(_)) => Next::Waits,
-            _ => self.connect(cx, Connecting::called),
+        match self.stage.take() {
+            Some(Stage::Connecting(connecting)) => {
+                let outcome = connecting.called(cx);
+                self.after_connecting(outcome, cx)
+            }
+            other => {
+                self.stage = other;
+                Next::Waits
+            }
         }
     }
 
     /// The session's alarm rang, perhaps early.
     pub fn alarm(&mut self, cx: &mut Context<'_>) -> Next {
-        match self.stage {
-            Some(Stage::Relaying(_)) => self.check_deadlines(cx),
-            _ => self.connect(cx, Connecting::alarm),
+        match self.stage.take() {
+            Some(Stage::Preface(preface)) => {
+                let outcome = preface.alarm(cx);
+                self.after_preface(outcome, cx)
+            }
+            Some(Stage::Securing(securing)) => {
+                let outcome = securing.alarm(&self.account, cx);
+                self.after_securing(outcome, cx)
+            }
+            Some(Stage::Connecting(connecting)) => {
+                let outcome = connecting.alarm(cx);
+                self.after_connecting(outcome, cx)
+            }
+            Some(Stage::Relaying(relaying)) => {
+                self.stage = Some(Stage::Relaying(relaying));
+                self.check_deadlines(cx)
+            }
+            None => Next::Over,
         }
     }
 
@@ -172,10 +231,17 @@ impl Session {
     /// Ends the session from our side, at once.
     pub fn kill(&mut self, termination: Termination, detail: &'static str, cx: &mut Context<'_>) {
         match self.stage.take() {
+            Some(Stage::Preface(preface)) => {
+                let outcome = preface.refused(termination, detail, false);
+                self.after_preface(outcome, cx);
+            }
+            Some(Stage::Securing(securing)) => {
+                let outcome = securing.refused(termination, detail, false);
+                self.after_securing(outcome, cx);
+            }
             Some(Stage::Connecting(connecting)) => {
-                if let Outcome::Failed(failed) = connecting.failed(termination, detail, cx) {
-                    self.fail(failed, cx);
-                }
+                let outcome = connecting.failed(termination, detail, cx);
+                self.after_connecting(outcome, cx);
             }
             stage => {
                 self.stage = stage;
@@ -204,35 +270,109 @@ impl Session {
         );
     }
 
-    /// One step of a session that is connecting.
-    fn connect(
-        &mut self,
-        cx: &mut Context<'_>,
-        step: impl FnOnce(Connecting, &mut Context<'_>) -> Outcome,
-    ) -> Next {
-        match self.stage.take() {
-            Some(Stage::Connecting(connecting)) => {
-                let outcome = step(*connecting, cx);
-                self.go_on(outcome, cx)
+    /// A client of whom nothing is to be known: its first bytes can leave with the connect.
+    fn begin_plainly(&mut self, mut client: Peer, cx: &mut Context<'_>) -> Next {
+        let (fresh, ended) = match client.receive(cx.tools.scratch) {
+            Ok(count) => (count, count == 0),
+            Err(Errno::AGAIN) => (0, false),
+            Err(_) => {
+                let refused = Refused::new(client, Phase::Connect, Termination::ClientReset);
+                return self.refuse(refused, cx);
             }
-            stage => {
-                self.stage = stage;
-                Next::Over
+        };
+        self.route(client, None, fresh, ended, cx)
+    }
+
+    fn after_preface(&mut self, outcome: preface::Outcome, cx: &mut Context<'_>) -> Next {
+        let beginning = match outcome {
+            preface::Outcome::Waits(preface, at) => {
+                self.stage = Some(Stage::Preface(Box::new(preface)));
+                return Next::WaitsUntil(at);
+            }
+            preface::Outcome::Refused(refused) => return self.refuse(refused, cx),
+            preface::Outcome::Read(beginning) => beginning,
+        };
+        let terminates = matches!(self.account.route.tls, Some(Tls::Terminate { .. }));
+        if let Some(hello) = &beginning.hello {
+            let learnt = self.account.learn();
+            learnt.name = hello.name.as_ref().map(|name| name.bare().to_owned());
+            if !terminates {
+                learnt.offers = hello.alpn.iter().map(Box::from).collect();
+            }
+        }
+        if terminates {
+            let securing = Securing::new(beginning);
+            let at = securing.deadline();
+            self.stage = Some(Stage::Securing(Box::new(securing)));
+            return Next::Labours(at);
+        }
+        let fresh = beginning.bytes.len();
+        cx.tools.scratch[..fresh].copy_from_slice(&beginning.bytes);
+        self.route(beginning.client, None, fresh, beginning.ended, cx)
+    }
+
+    fn after_securing(&mut self, outcome: securing::Outcome, cx: &mut Context<'_>) -> Next {
+        match outcome {
+            securing::Outcome::Waits(securing, at) => {
+                self.stage = Some(Stage::Securing(Box::new(securing)));
+                Next::WaitsUntil(at)
+            }
+            securing::Outcome::Refused(refused) => self.refuse(refused, cx),
+            securing::Outcome::Secured(secured) => {
+                let Secured {
+                    client,
+                    tls,
+                    fresh,
+                    ended,
+                } = secured;
+                self.route(client, Some(tls), fresh, ended, cx)
             }
         }
     }
 
-    fn go_on(&mut self, outcome: Outcome, cx: &mut Context<'_>) -> Next {
+    /// Finds out where the client goes and begins to connect it. Its first `fresh` bytes lie in
+    /// the scratch buffer; `ended`: nothing follows them.
+    fn route(
+        &mut self,
+        client: Peer,
+        tls: Option<TlsStream>,
+        fresh: usize,
+        ended: bool,
+        cx: &mut Context<'_>,
+    ) -> Next {
+        let account = &mut self.account;
+        let learnt = account.learnt.as_deref();
+        let alpn = learnt.map_or(&[][..], |learnt| &learnt.offers);
+        let protocols = alpn.iter().map(|one| &**one);
+        let chosen = account.route.choose(account.client, account.name(), protocols);
+        let Some(upstream) = chosen.cloned() else {
+            let refused = Refused::new(client, Phase::Route, Termination::NoBackend);
+            return self.refuse(refused.because("no_route"), cx);
+        };
+        let key = upstream.key(account.client, account.name());
+        account.upstream = Some(upstream.clone());
+        let opening = Opening {
+            announcement: announce(account, &upstream, &client, tls.is_some(), cx),
+            client,
+            tls,
+            fresh,
+            ended,
+        };
+        let outcome = Connecting::begin(opening, self.backend_token, &upstream, key, cx);
+        self.after_connecting(outcome, cx)
+    }
+
+    fn after_connecting(&mut self, outcome: connecting::Outcome, cx: &mut Context<'_>) -> Next {
         match outcome {
-            Outcome::Waits(connecting, at) => {
+            connecting::Outcome::Waits(connecting, at) => {
                 self.stage = Some(Stage::Connecting(Box::new(connecting)));
                 Next::WaitsUntil(at)
             }
-            Outcome::Connected(connected) => {
+            connecting::Outcome::Connected(connected) => {
                 self.stage = Some(Stage::Relaying(Relaying::new(connected, cx.now)));
                 self.relay(cx)
             }
-            Outcome::Failed(failed) => {
+            connecting::Outcome::Failed(failed) => {
                 self.fail(failed, cx);
                 Next::Over
             }
@@ -260,7 +400,11 @@ impl Session {
             Step::Again => Next::Again,
             Step::Lingers => Next::WaitsUntil(cx.now + TICK),
             Step::Ended(end) => {
+                let fault = relaying.duplex.fault();
                 let (termination, detail) = match end {
+                    End::Reset(side) if fault.is_some_and(|(of, _)| *of == side) => {
+                        broken_tls(side, fault)
+                    }
                     End::Closed(Side::Client) => (Termination::ClientClosed, ""),
                     End::Closed(Side::Backend) => (Termination::BackendClosed, ""),
                     End::Reset(Side::Client) => (Termination::ClientReset, ""),
@@ -280,6 +424,7 @@ impl Session {
         };
         if !relaying.settled {
             relaying.settled = true;
+            relaying.duplex.hurry();
             relaying
                 .duplex
                 .backend()
@@ -350,7 +495,9 @@ impl Session {
                 connect: Some(relaying.connect),
                 first_byte: relaying.first_byte,
                 bytes: (duplex.bytes_to_backend(), duplex.bytes_to_client()),
-                path: if duplex.spliced() {
+                path: if duplex.is_secured() {
+                    RelayPath::Tls
+                } else if duplex.spliced() {
                     RelayPath::Splice
                 } else {
                     RelayPath::Copy
@@ -382,6 +529,39 @@ impl Session {
             },
             cx,
         );
+    }
+
+    /// The client goes before a backend was looked for.
+    fn refuse(&mut self, refused: Refused, cx: &mut Context<'_>) -> Next {
+        if !refused.told {
+            refused.client.close_by_reset();
+        }
+        self.account.close(
+            Closing {
+                phase: refused.phase,
+                termination: refused.termination,
+                detail: refused.detail,
+                backend: "",
+                tries: 0,
+                connect: None,
+                first_byte: None,
+                bytes: (0, 0),
+                path: RelayPath::None,
+                queue: Duration::ZERO,
+                failed_tries: &[],
+            },
+            cx,
+        );
+        Next::Over
+    }
+}
+
+/// How a session ended in which one side broke the rules of TLS.
+fn broken_tls(side: Side, fault: Option<&(Side, Fault)>) -> (Termination, &'static str) {
+    match (fault, side) {
+        (Some((_, Fault::Broken(error))), _) => (Termination::TlsFailed, fault::word(error)),
+        (_, Side::Client) => (Termination::ClientReset, "tls_truncated"),
+        (_, Side::Backend) => (Termination::BackendReset, "tls_truncated"),
     }
 }
 

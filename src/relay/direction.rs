@@ -12,7 +12,7 @@ use super::pipe::{Pipe, Pipes};
 use crate::net::peer::Peer;
 
 /// Reads of a direction in one turn, so that one fast flow does not starve the others.
-const READS_PER_TURN: u32 = 8;
+pub(super) const READS_PER_TURN: u32 = 8;
 
 /// Reads in a row that filled the scratch buffer before the direction is spliced.
 const FULL_READS_TO_SPLICE: u8 = 2;
@@ -23,8 +23,11 @@ const SMALL_TURN_BYTES: u64 = 32 * 1024;
 /// The worker's things that a direction borrows for a turn.
 #[derive(Debug)]
 pub struct Tools<'a> {
-    /// Where bytes rest between a read and the write that follows at once.
+    /// Where bytes rest between a read and the write that follows at once: room for
+    /// [`PLAIN_BYTES`](crate::tls::stream::PLAIN_BYTES).
     pub scratch: &'a mut [u8],
+    /// The same for what is sealed: [`SEALED_ROOM`](crate::tls::stream::SEALED_ROOM).
+    pub sealed: &'a mut [u8],
     pub pipes: &'a mut Pipes,
 }
 
@@ -84,6 +87,8 @@ enum Mode {
 struct Stash {
     bytes: Box<[u8]>,
     sent: usize,
+    /// Records: what they hold was counted when it was sealed.
+    is_sealed: bool,
 }
 
 impl Direction {
@@ -124,7 +129,45 @@ impl Direction {
         self.stash = Some(Box::new(Stash {
             bytes: bytes.into(),
             sent: 0,
+            is_sealed: false,
         }));
+    }
+
+    /// Records that the sink has not taken, behind those it has not taken before.
+    pub(super) fn keep_sealed(&mut self, records: &[u8]) {
+        let bytes = match &self.stash {
+            None => records.into(),
+            Some(stash) => {
+                debug_assert!(stash.is_sealed);
+                [&stash.bytes[stash.sent..], records].concat().into()
+            }
+        };
+        self.stash = Some(Box::new(Stash {
+            bytes,
+            sent: 0,
+            is_sealed: true,
+        }));
+    }
+
+    /// What was read ahead and is not sealed yet.
+    pub(super) fn take_unsealed(&mut self) -> Option<Box<[u8]>> {
+        let stash = self.stash.take_if(|stash| !stash.is_sealed)?;
+        debug_assert_eq!(stash.sent, 0, "nothing leaves a sealed direction as it is");
+        Some(stash.bytes)
+    }
+
+    /// What is held was delivered ahead of the relay, together with other things.
+    pub fn held_was_delivered(&mut self) {
+        if let Some(stash) = self.stash.take() {
+            self.delivered += (stash.bytes.len() - stash.sent) as u64;
+        }
+    }
+
+    /// The bytes that [`keep`](Self::keep) was given, as far as they are not delivered.
+    pub fn held(&self) -> &[u8] {
+        self.stash
+            .as_ref()
+            .map_or(&[], |stash| &stash.bytes[stash.sent..])
     }
 
     /// Counts bytes that were delivered ahead of the relay.
@@ -193,7 +236,7 @@ impl Direction {
     }
 
     /// Offers the sink what is held. `Err` ends the turn with the value inside.
-    fn deliver_held(&mut self, sink: &mut Peer) -> Result<(), Result<Turn, Broken>> {
+    pub(super) fn deliver_held(&mut self, sink: &mut Peer) -> Result<(), Result<Turn, Broken>> {
         if self.holds_bytes() && !sink.writable {
             return Err(Ok(Turn::Waits));
         }
@@ -204,7 +247,9 @@ impl Direction {
                 Err(_) => return Err(Err(Broken::Sink)),
             };
             stash.sent += count;
-            self.delivered += count as u64;
+            if !stash.is_sealed {
+                self.delivered += count as u64;
+            }
             if stash.sent < stash.bytes.len() {
                 return Err(Ok(Turn::Waits));
             }

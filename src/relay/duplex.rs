@@ -9,6 +9,7 @@ use std::io;
 use std::time::Duration;
 
 use super::direction::{Broken, Direction, Flow, Tools, Turn};
+use super::secured::{Fault, Secured};
 use crate::base::addr::Side;
 use crate::base::clock::Moment;
 use crate::net::peer::Peer;
@@ -50,6 +51,7 @@ pub struct Duplex {
     backend: Peer,
     to_backend: Direction,
     to_client: Direction,
+    secured: Option<Box<Secured>>,
     /// Whose FIN came first.
     first_closed: Option<Side>,
     cut: Option<Cut>,
@@ -70,14 +72,23 @@ struct Cut {
 }
 
 impl Duplex {
-    /// `to_backend` may already hold or have delivered what was read ahead of the connect.
-    pub fn new(client: Peer, backend: Peer, to_backend: Direction, now: Moment) -> Self {
+    /// `directions`, to the backend and to the client, may already hold or have delivered what was
+    /// read ahead of the relay.
+    pub fn new(
+        client: Peer,
+        backend: Peer,
+        directions: (Direction, Direction),
+        secured: Option<Box<Secured>>,
+        now: Moment,
+    ) -> Self {
+        let (to_backend, to_client) = directions;
         let awaits_answer = to_backend.delivered() > 0 || to_backend.holds_bytes();
         Duplex {
             client,
             backend,
             to_backend,
-            to_client: Direction::new(),
+            to_client,
+            secured,
             first_closed: None,
             cut: None,
             moved_at: now,
@@ -99,6 +110,23 @@ impl Duplex {
 
     pub fn spliced(&self) -> bool {
         self.to_backend.spliced() || self.to_client.spliced()
+    }
+
+    /// Whether one end speaks TLS with us.
+    pub fn is_secured(&self) -> bool {
+        self.secured.is_some()
+    }
+
+    /// Who broke the rules of TLS, and how.
+    pub fn fault(&self) -> Option<&(Side, Fault)> {
+        self.secured.as_ref()?.fault.as_ref()
+    }
+
+    /// What waits for data to be sent with waits no longer.
+    pub fn hurry(&mut self) {
+        if let Some(secured) = &mut self.secured {
+            secured.hurry();
+        }
     }
 
     /// One side has closed and the other has not.
@@ -133,6 +161,7 @@ impl Duplex {
             self.moved_at = now;
             self.awaits_answer = self.bytes_to_client() == answered;
         }
+        self.flush_secured();
         if let Some(cut) = self.cut {
             return self.linger(cut, again, tools, now);
         }
@@ -177,11 +206,18 @@ impl Duplex {
             self.cut_by(side.other(), now);
             return Turn::Waits;
         }
-        match direction.turn(source, sink, tools) {
+        let turn = match &mut self.secured {
+            None => direction.turn(source, sink, tools),
+            Some(secured) => secured.turn(side, direction, source, sink, tools),
+        };
+        match turn {
             Ok(turn) => turn,
             Err(Broken::Source) => {
                 direction.cut();
                 source.broken = true;
+                if let Some(secured) = &mut self.secured {
+                    secured.send_alert(side, source);
+                }
                 // A segment may have been kept back for a FIN that will not come.
                 sink.flush();
                 self.cut_by(side, now);
@@ -199,6 +235,14 @@ impl Duplex {
         }
     }
 
+    /// Sends what the TLS of either end has to say beside the data.
+    fn flush_secured(&mut self) {
+        if let Some(secured) = &mut self.secured {
+            secured.flush(Side::Client, &mut self.to_client, &mut self.client);
+            secured.flush(Side::Backend, &mut self.to_backend, &mut self.backend);
+        }
+    }
+
     /// Remembers who broke first.
     fn cut_by(&mut self, culprit: Side, now: Moment) {
         self.cut.get_or_insert(Cut {
@@ -213,11 +257,15 @@ impl Duplex {
         for side in [Side::Client, Side::Backend] {
             let other_finished = self.finished(side.other());
             let (direction, sink) = match side {
-                Side::Client => (&mut self.to_backend, &self.backend),
-                Side::Backend => (&mut self.to_client, &self.client),
+                Side::Client => (&mut self.to_backend, &mut self.backend),
+                Side::Backend => (&mut self.to_client, &mut self.client),
             };
             if direction.flow() == Flow::Ended {
                 self.first_closed.get_or_insert(side);
+                if let Some(secured) = &mut self.secured {
+                    secured.say_goodbye(side.other());
+                    secured.flush(side.other(), direction, sink);
+                }
                 if !direction.holds_bytes() {
                     direction.finish();
                     // The second FIN is said by the close that follows.

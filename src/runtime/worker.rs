@@ -1,5 +1,6 @@
 //! A worker: one thread, one poller, its own listening sockets and its sessions until they end.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,12 +25,17 @@ use crate::proxy::route::{ProcessCount, Route};
 use crate::proxy::session::{Arrival, Next, Session};
 use crate::relay::direction::Tools;
 use crate::relay::pipe::Pipes;
+use crate::tls::stream::{PLAIN_BYTES, SEALED_ROOM};
 
 /// Bytes moved by one read. Larger gains little; a worker has one such buffer.
-const SCRATCH_BYTES: usize = 64 * 1024;
+const SCRATCH_BYTES: usize = PLAIN_BYTES;
 
 /// Clients taken from one listening socket in one wake-up, so that sessions are not kept waiting.
 const ACCEPTS_MAX: u32 = 64;
+
+/// Handshakes answered in one wake-up, about 100 µs each: a burst of clients does not keep those
+/// waiting that are served already.
+const LABOURS_MAX: usize = 2;
 
 /// How long accepting rests when descriptors or memory ran out.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
@@ -58,6 +64,8 @@ pub struct Worker {
     rest_told_at: Option<Moment>,
     /// Sessions that asked for another turn.
     again: Vec<u32>,
+    /// Those that asked for one that takes long.
+    labours: VecDeque<u32>,
     drains: bool,
     closings: Closings,
     now: Moment,
@@ -68,6 +76,7 @@ pub struct Worker {
 struct Kit {
     poller: Poller,
     scratch: Box<[u8]>,
+    sealed: Box<[u8]>,
     pipes: Pipes,
     chance: Chance,
     log: LineWriter,
@@ -81,6 +90,7 @@ impl Kit {
             poller: &self.poller,
             tools: Tools {
                 scratch: &mut self.scratch,
+                sealed: &mut self.sealed,
                 pipes: &mut self.pipes,
             },
             chance: &mut self.chance,
@@ -114,6 +124,7 @@ impl Worker {
             kit: Kit {
                 poller,
                 scratch: vec![0; SCRATCH_BYTES].into(),
+                sealed: vec![0; SEALED_ROOM].into(),
                 pipes: Pipes::default(),
                 chance: Chance::seeded(seed),
                 log,
@@ -125,6 +136,7 @@ impl Worker {
             rests_until: None,
             rest_told_at: None,
             again: Vec::new(),
+            labours: VecDeque::new(),
             drains: false,
             closings: Closings::default(),
             now,
@@ -159,6 +171,13 @@ impl Worker {
                 self.sessions.take_turn(number);
                 self.act(number, Session::turn);
             }
+            for _ in 0..LABOURS_MAX {
+                let Some(number) = self.labours.pop_front() else {
+                    break;
+                };
+                self.sessions.take_turn(number);
+                self.act(number, Session::turn);
+            }
             self.wheel.advance(self.now, &mut rung);
             for number in rung.drain(..) {
                 self.act(number, Session::alarm);
@@ -177,7 +196,7 @@ impl Worker {
 
     /// How long the next wait may be.
     fn patience(&self) -> Option<Duration> {
-        if !self.again.is_empty() {
+        if !self.again.is_empty() || !self.labours.is_empty() {
             return Some(Duration::ZERO);
         }
         let alarm = self.wheel.next_due(self.now);
@@ -206,6 +225,12 @@ impl Worker {
         match next {
             Next::Waits => {}
             Next::WaitsUntil(at) => self.wheel.set(number, at),
+            Next::Labours(at) => {
+                self.wheel.set(number, at);
+                if self.sessions.ask_for_turn(number) {
+                    self.labours.push_back(number);
+                }
+            }
             Next::Again => {
                 if self.sessions.ask_for_turn(number) {
                     self.again.push(number);

@@ -35,6 +35,12 @@ pub struct Record<'a> {
     pub path: RelayPath,
     /// The tries before the last one, or all of them when none brought a connection.
     pub failed_tries: &'a [FailedTry],
+    /// Who passed the client's connection on, with a header that said whose it is.
+    pub passed_on_by: Option<ClientAddr>,
+    /// Subject and serial number of the client's certificate.
+    pub certificate: Option<(&'a str, &'a str)>,
+    /// Number of the connection that the backend was told; 0 = none.
+    pub id: u64,
 }
 
 /// A connect that brought no connection.
@@ -88,6 +94,16 @@ fn push_fields(line: &mut impl Line, record: &Record<'_>) {
     }
     if !record.failed_tries.is_empty() {
         line.failed_tries("failed_tries", record.failed_tries);
+    }
+    if let Some(by) = record.passed_on_by {
+        line.client("passed_on_by", by);
+    }
+    if let Some((subject, serial)) = record.certificate {
+        line.text("client_subject", subject);
+        line.text("client_serial", serial);
+    }
+    if record.id != 0 {
+        line.text("id", &format!("{:016x}", record.id));
     }
 }
 
@@ -307,6 +323,9 @@ mod tests {
             tries: 1,
             path: RelayPath::Splice,
             failed_tries: &[],
+            passed_on_by: None,
+            certificate: None,
+            id: 0,
         }
     }
 
