@@ -104,9 +104,13 @@ pub mod net {
 
 /// Floor 3: TLS without sockets: what is offered, whom to believe, records.
 pub mod tls {
+    mod certificates;
     pub mod client;
+    pub mod fault;
     pub mod server;
     pub mod stream;
+    pub mod subject;
+    mod tickets;
 }
 
 /// Floor 4: bytes from one socket to another, and how that ends.
