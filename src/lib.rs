@@ -147,6 +147,7 @@ pub mod runtime {
     mod plan;
     pub mod probing;
     mod rebalancing;
+    mod securing;
     pub mod sessions;
     pub mod shared;
     mod standing;

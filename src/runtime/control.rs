@@ -19,6 +19,7 @@ use super::draining::Draining;
 use super::plan::{Plan, Registry};
 use super::probing::{PROBES_AT_ONCE, Probing};
 use super::rebalancing::Rebalancing;
+use super::securing::Secured;
 use super::shared::{BindId, Message, Shared};
 use super::state::State;
 use super::worker::Worker;
@@ -80,6 +81,10 @@ pub enum StartError {
         allowed: u32,
     },
     Threads(io::Error),
+    Tls {
+        listener: String,
+        error: rustls::Error,
+    },
 }
 
 impl fmt::Display for StartError {
@@ -102,6 +107,9 @@ impl fmt::Display for StartError {
                  is enough for {allowed} connections: raise it (ulimit -n, LimitNOFILE=) or lower \
                  max_connections"
             ),
+            StartError::Tls { listener, error } => {
+                write!(f, "the TLS of listener \"{listener}\" cannot be set up: {error}")
+            }
             StartError::Threads(error) => write!(f, "a worker cannot be started: {error}"),
         }
     }
@@ -158,6 +166,7 @@ impl Control {
             .map_err(StartError::AccessLog)?;
         let shared = Arc::new(Shared::new(workers, max_connections).map_err(StartError::Threads)?);
         let mut registry = Registry::default();
+        registry.adopt(secured(&registry, &settings)?);
         let discovering = Discovering::default();
         let plan = Plan::new(&settings, &mut registry, discovering.book());
         let (sender, commands) = mpsc::channel(COMMANDS_MAX);
@@ -330,6 +339,7 @@ impl Control {
     fn reload(&mut self, settings: Settings) -> Result<Reloaded, StartError> {
         let workers = self.shared.workers.len();
         let max_connections = connections_allowed(&settings, workers)?;
+        let secured = secured(&self.registry, &settings)?;
         let added = self.open_missing(&settings.listeners)?;
         let (access, format) = (&settings.log.access, settings.log.format);
         self.access
@@ -344,6 +354,7 @@ impl Control {
         {
             reloaded.needs_restart.push("global.workers".to_owned());
         }
+        self.registry.adopt(secured);
         self.shared.process.set_max(max_connections);
         let book = self.discovering.book();
         let plan = Plan::new(&settings, &mut self.registry, book);
@@ -539,6 +550,12 @@ fn connections_allowed(settings: &Settings, workers: usize) -> Result<u32, Start
         );
     }
     Ok(allowed)
+}
+
+fn secured(registry: &Registry, settings: &Settings) -> Result<Secured, StartError> {
+    registry
+        .secure(settings)
+        .map_err(|(listener, error)| StartError::Tls { listener, error })
 }
 
 /// Sockets of questions to name servers, and watches of files.

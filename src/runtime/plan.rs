@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::securing::{Secured, Securing};
 use super::shared::{BindId, Snapshot};
 use crate::balance::key::HashSeed;
 use crate::balance::networks::Networks;
@@ -16,7 +17,7 @@ use crate::discovery::book::Book;
 use crate::discovery::members::{Gathered, gather};
 use crate::discovery::source::{self, Source};
 use crate::proxy::admission::Gate;
-use crate::proxy::route::{Limits, Newest, Route, Tally, Upstream};
+use crate::proxy::route::{HeaderRule, Limits, Newest, Route, Rule, Tally, Upstream};
 
 /// A failure counts as no less with `least_latency`, however soon connects are given up.
 const FAILURE_LATENCY_MIN: Duration = Duration::from_secs(1);
@@ -28,6 +29,7 @@ pub struct Registry {
     tallies: HashMap<String, Arc<Tally>>,
     sources: HashMap<String, Arc<Sources>>,
     newest: HashMap<String, Arc<Newest>>,
+    securing: Securing,
 }
 
 /// The running form of one configuration.
@@ -39,7 +41,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// `book` is what is known of the backends that are found, not listed.
+    /// `book` is what is known of the backends that are found, not listed. Panics on listeners that
+    /// [`Registry::secure`] was not asked about.
     pub fn new(settings: &Settings, registry: &mut Registry, book: &Book) -> Plan {
         registry.forget_all_but(settings);
         let seed = &settings.global.hash_seed;
@@ -121,6 +124,7 @@ impl Plan {
 
     fn over(upstreams: Vec<Arc<Upstream>>, settings: &Settings, registry: &mut Registry) -> Plan {
         let routes = settings.listeners.iter().map(|listener| {
+            let upstream_at = |pool: usize| upstreams[pool].clone();
             Arc::new(Route {
                 listener: listener.name.clone(),
                 limits: Limits {
@@ -130,7 +134,13 @@ impl Plan {
                     lifetime: listener.max_lifetime,
                 },
                 gate: gate(listener, registry),
-                upstream: listener.pool.map(|pool| upstreams[pool].clone()),
+                header: listener.accept_proxy.as_ref().map(|accept| HeaderRule {
+                    from: Networks::new(accept.from.iter().copied(), []),
+                    timeout: accept.timeout,
+                }),
+                tls: registry.securing.of_listener(listener),
+                rules: rules(listener, upstream_at),
+                upstream: listener.pool.map(upstream_at),
                 tally: registry
                     .tallies
                     .entry(listener.name.clone())
@@ -174,7 +184,34 @@ fn told<'p>(list: Vec<Seat<'p>>, what: &str) -> impl Iterator<Item = Seat<'p>> {
     list.into_iter().take(TOLD_MAX)
 }
 
+fn rules(
+    listener: &settings::Listener,
+    upstream_at: impl Fn(usize) -> Arc<Upstream>,
+) -> Vec<Rule> {
+    let rule = |rule: &settings::RouteRule| {
+        let source = rule.source.iter().copied();
+        Rule {
+            sni: rule.sni.clone(),
+            alpn: rule.alpn.clone(),
+            source: (!rule.source.is_empty()).then(|| Networks::new(source, [])),
+            upstream: upstream_at(rule.pool),
+        }
+    };
+    listener.routes.iter().map(rule).collect()
+}
+
 impl Registry {
+    /// Makes the TLS of all listeners ready; nothing that runs changes. Errors: the listener whose
+    /// TLS cannot be, and why.
+    pub fn secure(&self, settings: &Settings) -> Result<Secured, (String, rustls::Error)> {
+        self.securing.prepare(settings)
+    }
+
+    /// From now on plans have this.
+    pub fn adopt(&mut self, secured: Secured) {
+        self.securing.adopt(secured);
+    }
+
     fn forget_all_but(&mut self, settings: &Settings) {
         self.tables
             .retain(|name, _| settings.pools.iter().any(|pool| pool.name == *name));
@@ -268,6 +305,7 @@ fn upstream(
         .entry(pool.name.clone())
         .or_default()
         .clone();
+    let tls = registry.securing.of_pool(pool, &spec.members);
     let upstream = Arc::new(Upstream {
         pool: Arc::new(Pool::new(spec, table, Moment::now())),
         connect_timeout: pool.connect_timeout,
@@ -278,6 +316,8 @@ fn upstream(
         rebalance: pool.rebalance,
         seed: HashSeed::new(seed),
         hash_key: pool.hash_key,
+        send_proxy: pool.send_proxy,
+        tls,
         newest: newest.clone(),
     });
     newest.set(&upstream);
