@@ -36,14 +36,14 @@ impl Rig {
     fn new() -> Self {
         let (client, accepted) = pair();
         let (dialled, backend) = pair();
-        let to_backend = Direction::new();
+        let directions = (Direction::new(), Direction::new());
         let now = Moment::now();
         let client_peer = Peer::accepted(OwnedFd::from(accepted), Token(0), true);
         let backend_peer = Peer::dialled(dialled.into(), Token(1), true);
         Rig {
             client,
             backend,
-            duplex: Duplex::new(client_peer, backend_peer, to_backend, now),
+            duplex: Duplex::new(client_peer, backend_peer, directions, None, now),
             poller: Poller::new().expect("a poller"),
             scratch: vec![0; 64 * 1024],
             pipes: Pipes::default(),
@@ -67,6 +67,7 @@ impl Rig {
             );
             let mut tools = Tools {
                 scratch: &mut self.scratch,
+                sealed: &mut [],
                 pipes: &mut self.pipes,
             };
             let step = self.duplex.advance(&mut tools, &self.poller, Moment::ZERO);

@@ -181,9 +181,9 @@ mod tests {
         let mut wheel = Wheel::new(Moment::ZERO);
         let at = Moment::from_millis(1000);
         wheel.set(7, at);
-        assert_eq!(rung(&mut wheel, Moment::from_millis(999)), []);
+        assert!(rung(&mut wheel, Moment::from_millis(999)).is_empty());
         assert_eq!(rung(&mut wheel, at + TICK), [7]);
-        assert_eq!(rung(&mut wheel, at + Duration::from_secs(100)), []);
+        assert!(rung(&mut wheel, at + Duration::from_secs(100)).is_empty());
     }
 
     #[test]

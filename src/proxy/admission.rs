@@ -50,7 +50,10 @@ impl Admission {
         route.tally.count_arrival();
         let stay = route.gate.pass(client, now)?;
         match Admission::take_place(process, route) {
-            Ok(admission) => Ok(Admission { stay, ..admission }),
+            Ok(mut admission) => {
+                admission.stay = stay;
+                Ok(admission)
+            }
             Err(refusal) => {
                 if let Some(stay) = stay {
                     stay.undo();
@@ -61,10 +64,7 @@ impl Admission {
     }
 
     /// The same for a connection whose client is not known yet: [`Admission::name`] follows.
-    pub fn enter_unnamed(
-        process: &Arc<ProcessCount>,
-        route: &Route,
-    ) -> Result<Admission, Refusal> {
+    pub fn enter_unnamed(process: &Arc<ProcessCount>, route: &Route) -> Result<Admission, Refusal> {
         route.tally.count_arrival();
         Admission::take_place(process, route)
     }

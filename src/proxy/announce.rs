@@ -74,7 +74,11 @@ fn v2(account: &Account, client: &Peer, terminates: bool) -> Vec<u8> {
     };
     let extras = Extras {
         // In passthrough the client has offered these; nothing is agreed on yet.
-        alpn: learnt.offers.first().filter(|_| terminates).map(|one| &**one),
+        alpn: learnt
+            .offers
+            .first()
+            .filter(|_| terminates)
+            .map(|one| &**one),
         authority: learnt.name.as_deref().map(str::as_bytes),
         unique_id: (!has_id).then_some(id.as_bytes()),
         ssl: terminates.then(|| ssl(learnt)),

@@ -223,7 +223,9 @@ impl Preface {
         match self.awaits {
             Awaits::Nothing => self.finished(None, true),
             // What it said is no hello, and may be of use to whoever is not asked for one.
-            Awaits::Hello if passes && !self.bytes.is_empty() && account.route.upstream.is_some() => {
+            Awaits::Hello
+                if passes && !self.bytes.is_empty() && account.route.upstream.is_some() =>
+            {
                 self.finished(None, true)
             }
             _ => self.refused(Termination::ClientClosed, "", false),

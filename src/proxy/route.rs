@@ -47,8 +47,13 @@ pub struct HeaderRule {
 /// What is done with the TLS of clients.
 #[derive(Clone, Debug)]
 pub enum Tls {
-    Terminate { acceptor: Acceptor, timeout: Duration },
-    Passthrough { timeout: Duration },
+    Terminate {
+        acceptor: Acceptor,
+        timeout: Duration,
+    },
+    Passthrough {
+        timeout: Duration,
+    },
 }
 
 /// A way that some clients take: each list that is not empty must have something that fits.

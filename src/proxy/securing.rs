@@ -171,7 +171,10 @@ impl Securing {
         let facts = tls.facts();
         let certificate = facts.certificate.and_then(subject::about);
         // A resumed session has the certificate of the first one, which nobody looked at again.
-        if certificate.as_ref().is_some_and(|about| about.not_after < SystemTime::now()) {
+        if certificate
+            .as_ref()
+            .is_some_and(|about| about.not_after < SystemTime::now())
+        {
             account.route.tally.count_failed_handshake();
             return self.refused(Termination::TlsFailed, "cert_expired", false);
         }

@@ -344,7 +344,9 @@ impl Session {
         let learnt = account.learnt.as_deref();
         let alpn = learnt.map_or(&[][..], |learnt| &learnt.offers);
         let protocols = alpn.iter().map(|one| &**one);
-        let chosen = account.route.choose(account.client, account.name(), protocols);
+        let chosen = account
+            .route
+            .choose(account.client, account.name(), protocols);
         let Some(upstream) = chosen.cloned() else {
             let refused = Refused::new(client, Phase::Route, Termination::NoBackend);
             return self.refuse(refused.because("no_route"), cx);

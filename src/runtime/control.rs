@@ -108,7 +108,10 @@ impl fmt::Display for StartError {
                  max_connections"
             ),
             StartError::Tls { listener, error } => {
-                write!(f, "the TLS of listener \"{listener}\" cannot be set up: {error}")
+                write!(
+                    f,
+                    "the TLS of listener \"{listener}\" cannot be set up: {error}"
+                )
             }
             StartError::Threads(error) => write!(f, "a worker cannot be started: {error}"),
         }

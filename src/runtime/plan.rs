@@ -184,10 +184,7 @@ fn told<'p>(list: Vec<Seat<'p>>, what: &str) -> impl Iterator<Item = Seat<'p>> {
     list.into_iter().take(TOLD_MAX)
 }
 
-fn rules(
-    listener: &settings::Listener,
-    upstream_at: impl Fn(usize) -> Arc<Upstream>,
-) -> Vec<Rule> {
+fn rules(listener: &settings::Listener, upstream_at: impl Fn(usize) -> Arc<Upstream>) -> Vec<Rule> {
     let rule = |rule: &settings::RouteRule| {
         let source = rule.source.iter().copied();
         Rule {

@@ -118,7 +118,10 @@ impl Securing {
 fn server_spec(name: &str, terminate: &settings::Terminate) -> ServerSpec {
     let client_auth = terminate.client_auth.as_ref().map(|auth| ClientAuthSpec {
         roots: auth.ca.certificates.clone(),
-        crls: auth.crl.as_ref().map_or(Vec::new(), |crl| crl.lists.clone()),
+        crls: auth
+            .crl
+            .as_ref()
+            .map_or(Vec::new(), |crl| crl.lists.clone()),
         required: auth.required,
     });
     ServerSpec {
@@ -158,7 +161,10 @@ fn server_name(
     tls: &settings::UpstreamTls,
     member: &MemberSpec<Endpoint>,
 ) -> ServerName<'static> {
-    let listed = pool.backends.iter().find(|backend| backend.name == member.name);
+    let listed = pool
+        .backends
+        .iter()
+        .find(|backend| backend.name == member.name);
     let host = match listed.map(|backend| &backend.address) {
         Some(Address::Named { host, .. }) => host.bare(),
         _ => "",

@@ -261,10 +261,7 @@ impl fmt::Debug for TlsStream {
 /// The two sides of rustls' connections, which share all but their type.
 trait Process {
     type Data;
-    fn process<'c, 'i>(
-        &'c mut self,
-        sealed: &'i mut [u8],
-    ) -> UnbufferedStatus<'c, 'i, Self::Data>;
+    fn process<'c, 'i>(&'c mut self, sealed: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
 }
 
 impl Process for UnbufferedServerConnection {
@@ -289,16 +286,30 @@ impl Process for UnbufferedClientConnection {
 
 /// What may be done while data may be sent, of either side.
 trait Traffic {
-    fn encrypt(&mut self, plain: &[u8], out: &mut [u8]) -> Result<usize, rustls::unbuffered::EncryptError>;
-    fn queue_close_notify(&mut self, out: &mut [u8]) -> Result<usize, rustls::unbuffered::EncryptError>;
+    fn encrypt(
+        &mut self,
+        plain: &[u8],
+        out: &mut [u8],
+    ) -> Result<usize, rustls::unbuffered::EncryptError>;
+    fn queue_close_notify(
+        &mut self,
+        out: &mut [u8],
+    ) -> Result<usize, rustls::unbuffered::EncryptError>;
 }
 
 impl<Data> Traffic for WriteTraffic<'_, Data> {
-    fn encrypt(&mut self, plain: &[u8], out: &mut [u8]) -> Result<usize, rustls::unbuffered::EncryptError> {
+    fn encrypt(
+        &mut self,
+        plain: &[u8],
+        out: &mut [u8],
+    ) -> Result<usize, rustls::unbuffered::EncryptError> {
         WriteTraffic::encrypt(self, plain, out)
     }
 
-    fn queue_close_notify(&mut self, out: &mut [u8]) -> Result<usize, rustls::unbuffered::EncryptError> {
+    fn queue_close_notify(
+        &mut self,
+        out: &mut [u8],
+    ) -> Result<usize, rustls::unbuffered::EncryptError> {
         WriteTraffic::queue_close_notify(self, out)
     }
 }
@@ -339,7 +350,8 @@ fn drive<P: Process>(
             Ok(_) => false,
             Err(error) => {
                 // What the peer is told of it.
-                while let Ok(ConnectionState::EncodeTlsData(encode)) = machine.process(&mut []).state
+                while let Ok(ConnectionState::EncodeTlsData(encode)) =
+                    machine.process(&mut []).state
                 {
                     append(encode, control);
                 }

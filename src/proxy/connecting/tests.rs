@@ -10,7 +10,7 @@ use crate::balance::policy::{Cost, PolicyKind};
 use crate::balance::pool::{Member, Pool, PoolSpec};
 use crate::balance::queue::Wake;
 use crate::balance::table::Table;
-use crate::config::settings::{Drain, Queue};
+use crate::config::settings::{Drain, Queue, SendProxy};
 use crate::net::poller::Poller;
 use crate::observe::access::{AccessLog, Target};
 use crate::observe::form::Format;
@@ -82,8 +82,21 @@ fn upstream_to(listener: &TcpListener) -> Arc<Upstream> {
         rebalance: 0,
         seed: HashSeed::new(""),
         hash_key: HashKey::SourceIp,
+        send_proxy: SendProxy::Off,
+        tls: None,
         newest: Arc::default(),
     })
+}
+
+/// A client that has said nothing.
+fn opening(client: Peer) -> Opening {
+    Opening {
+        client,
+        tls: None,
+        fresh: 0,
+        ended: false,
+        announcement: Announcement::default(),
+    }
 }
 
 /// Runs a test with a client that is accepted and a worker's things.
@@ -98,6 +111,7 @@ fn with_client(test: impl FnOnce(Peer, &mut Context<'_>)) {
         poller: &Poller::new().unwrap(),
         tools: Tools {
             scratch: &mut [0; 1024],
+            sealed: &mut [],
             pipes: &mut Pipes::default(),
         },
         chance: &mut Chance::seeded(1),
@@ -115,11 +129,9 @@ fn outcome_when_the_backend_reset_first(said: &[u8]) -> Outcome {
     let mut outcome = None;
     with_client(|client, cx| {
         let upstream = upstream_to(&listener);
-        let begun = Connecting::begin(client, Token(3), &upstream, 0, cx);
+        let begun = Connecting::begin(opening(client), Token(3), &upstream, 0, cx);
         let Outcome::Waits(connecting, _) = begun else {
-            panic!(
-                "without bytes of the client nothing tells that the connect stands: {begun:?}"
-            )
+            panic!("without bytes of the client nothing tells that the connect stands: {begun:?}")
         };
 
         let (mut backend, _) = listener.accept().unwrap();
@@ -163,7 +175,7 @@ fn who_just_came_stands_behind_those_who_wait_even_if_there_is_room() {
     let queue = upstream.pool.queue().clone();
     let first = queue.join(10, Arc::new(Nobody), 1).unwrap();
     with_client(|client, cx| {
-        let begun = Connecting::begin(client, Token(3), &upstream, 0, cx);
+        let begun = Connecting::begin(opening(client), Token(3), &upstream, 0, cx);
         let Outcome::Waits(connecting, _) = begun else {
             panic!("{begun:?}")
         };
