@@ -26,6 +26,7 @@ pub mod sys {
 /// Floor 1: parsers and encoders of bytes on the wire; pure.
 pub mod wire {
     pub mod agent;
+    pub mod hello;
     pub mod http;
     pub mod proxy;
     pub mod script;
