@@ -74,8 +74,11 @@ pub mod config {
     mod check_admission;
     mod check_discover;
     mod check_health;
+    mod check_links;
     mod check_listener;
     mod check_pool;
+    mod check_route;
+    mod check_secure;
     mod duration;
     mod expand;
     mod files;

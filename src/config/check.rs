@@ -1,18 +1,17 @@
 //! The one constructor of settings: reads every table, then checks them against each other.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::address;
+use crate::config::check_links;
 use crate::config::check_listener::{self, Draft};
 use crate::config::check_pool;
 use crate::config::ledger::Wrong;
 use crate::config::names;
 use crate::config::reader::{Found, Reader};
-use crate::config::settings::{AccessTarget, Global, Log, LogFormat, LogLevel, Settings};
-use crate::config::suggest;
+use crate::config::settings::{AccessTarget, Global, Log, LogFormat, LogLevel, Pool, Settings};
 
 /// More data-plane threads serve nobody.
 const WORKERS_MAX: u32 = 256;
@@ -43,7 +42,8 @@ pub(crate) fn settings(roots: &[Reader<'_>]) -> Settings {
         check_listener::note_shared_binds(root.ledger(), &drafts);
     }
     let names: Vec<Option<&Found<String>>> = pools.iter().map(|(name, _)| name.as_ref()).collect();
-    let listeners = link(&listener_tables, drafts, &names);
+    let read: Vec<&Pool> = pools.iter().map(|(_, pool)| pool).collect();
+    let listeners = check_links::link(&listener_tables, drafts, &names, &read);
     let pools = pools.into_iter().map(|(_, pool)| pool).collect();
     Settings {
         global: single(roots, "global", global),
@@ -151,47 +151,4 @@ fn access_target(text: &str) -> Result<AccessTarget, Wrong> {
             "allowed: \"off\", \"stdout\", \"stderr\", or a file path such as \"/var/log/lbd/access.log\"",
         )),
     }
-}
-
-/// Listeners with their pool found by its name.
-fn link(
-    tables: &[Reader<'_>],
-    drafts: Vec<Draft>,
-    pools: &[Option<&Found<String>>],
-) -> Vec<crate::config::settings::Listener> {
-    let mut index: HashMap<&str, usize> = HashMap::new();
-    for (at, name) in pools.iter().enumerate() {
-        if let Some(name) = name {
-            index.entry(&name.value).or_insert(at);
-        }
-    }
-    // While the name of a pool is itself a mistake, no listener is blamed for not finding it.
-    let all_named = pools.iter().all(Option::is_some);
-    let mut listeners = Vec::with_capacity(drafts.len());
-    for (table, draft) in tables.iter().zip(drafts) {
-        let found = draft
-            .pool
-            .as_ref()
-            .and_then(|pool| index.get(pool.value.as_str()).copied());
-        if let (None, Some(pool), true) = (found, &draft.pool, all_named) {
-            let names = || pools.iter().flatten().map(|name| name.value.as_str());
-            let list: Vec<&str> = names().collect();
-            let hint = match (suggest::nearest(&pool.value, names()), list.is_empty()) {
-                (_, true) => "there is no [[pool]]".to_owned(),
-                (Some(near), _) => {
-                    format!(
-                        "did you mean {near:?}? pools: {}",
-                        suggest::listed(list.into_iter())
-                    )
-                }
-                (None, _) => format!("pools: {}", suggest::listed(list.into_iter())),
-            };
-            let message = format!("unknown pool {:?} in {}", pool.value, table.label());
-            table
-                .ledger()
-                .note_absence(&pool.place, Wrong::new(message, hint));
-        }
-        listeners.push(draft.finish(found));
-    }
-    listeners
 }

@@ -46,16 +46,7 @@ impl Draft {
 }
 
 fn read(table: &Reader<'_>, name: &str) -> Draft {
-    let mut networks = Vec::new();
-    for text in table.list(name, "an array of networks in quotes") {
-        match network::parse(&text.value) {
-            Ok(value) => networks.push(Found {
-                value,
-                place: text.place,
-            }),
-            Err(wrong) => table.note(&text.place, wrong),
-        }
-    }
+    let networks = networks(table, table.list(name, "an array of networks in quotes"));
     let key = format!("{name}_file");
     let path = table.text(&key);
     let file = (!path.is_empty()).then(|| table.beside(&path));
@@ -80,6 +71,21 @@ fn read(table: &Reader<'_>, name: &str) -> Draft {
         file,
         from_file: from_file.unwrap_or_default(),
     }
+}
+
+/// The networks that strings of a table are.
+pub(crate) fn networks(table: &Reader<'_>, texts: Vec<Found<String>>) -> Vec<Found<Network>> {
+    let mut networks = Vec::new();
+    for text in texts {
+        match network::parse(&text.value) {
+            Ok(value) => networks.push(Found {
+                value,
+                place: text.place,
+            }),
+            Err(wrong) => table.note(&text.place, wrong),
+        }
+    }
+    networks
 }
 
 fn note_contradictions(table: &Reader<'_>, allow: &Draft, deny: &Draft) {

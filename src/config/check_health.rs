@@ -6,15 +6,16 @@ use std::ops::RangeInclusive;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use tokio_rustls::rustls::pki_types::ServerName;
+use rustls::pki_types::ServerName;
 
 use crate::balance::health::{Damping, Thresholds};
 use crate::base::addr::Endpoint;
-use crate::config::certificates;
+use crate::config::check_secure;
 use crate::config::ledger::Wrong;
 use crate::config::reader::Reader;
 use crate::config::settings::{
-    Address, Agent, Backend, Health, HttpProbe, Probe, SendProxy, Step, TlsVerify, without_port,
+    Address, Agent, Backend, Health, HttpProbe, Probe, SendProxy, Step, TlsVerify, UpstreamTls,
+    without_port,
 };
 
 /// Shorter waits and pauses are busy loops.
@@ -71,15 +72,26 @@ const OWNERS: [(&str, &[Kind]); 10] = [
     ("send_proxy", CONNECTED),
 ];
 
-pub(crate) fn health(table: &Reader<'_>) -> Health {
+/// What is not written is as the pool has it: its backends are asked the way clients reach them.
+pub(crate) fn health(
+    table: &Reader<'_>,
+    send_proxy: SendProxy,
+    pool_tls: Option<&UpstreamTls>,
+) -> Health {
     let kind = table.choice("probe", &KINDS, &[]);
     note_keys_of_other_probes(table, kind);
     // All are read whatever the kind, for the mistakes in them.
     let http = http_probe(table);
-    let tls = tls_verify(&table.table("tls"));
+    let tls = check_secure::verify(&table.table("tls"), pool_tls.map(|tls| &tls.verify));
     note_what_cannot_be_verified(table, kind, &http, &tls);
     let steps = steps(table, kind == Kind::SendExpect);
     let command = command(table, kind == Kind::Exec);
+    let port = table.number("port", 0..=u16::MAX);
+    let probe_address = table.parsed("probe_address", "an IP address in quotes", probe_address);
+    let own_proxy = check_secure::send_proxy(table);
+    // Another port or address is seldom the one that requires the header.
+    let is_elsewhere = port != 0 || probe_address.is_some();
+    let is_own = table.has("send_proxy") || is_elsewhere || !CONNECTED.contains(&kind);
     Health {
         probe: match kind {
             Kind::None => Probe::None,
@@ -102,17 +114,9 @@ pub(crate) fn health(table: &Reader<'_>) -> Health {
         },
         fast_interval: table.duration("fast_interval", INTERVAL_MIN),
         down_interval: table.duration("down_interval", INTERVAL_MIN),
-        port: table.number("port", 0..=u16::MAX),
-        probe_address: table.parsed("probe_address", "an IP address in quotes", probe_address),
-        send_proxy: table.choice(
-            "send_proxy",
-            &[
-                ("off", SendProxy::Off),
-                ("v1", SendProxy::V1),
-                ("v2", SendProxy::V2),
-            ],
-            &[],
-        ),
+        port,
+        probe_address,
+        send_proxy: if is_own { own_proxy } else { send_proxy },
         agent: agent(table),
     }
 }
@@ -198,26 +202,6 @@ fn status_ranges(text: &str) -> Result<Vec<RangeInclusive<u16>>, Wrong> {
         })
 }
 
-fn tls_verify(table: &Reader<'_>) -> TlsVerify {
-    let server_name = table.parsed("server_name", "a string", |text| {
-        if text.is_empty() || ServerName::try_from(text).is_ok() {
-            return Ok(text.to_owned());
-        }
-        Err(Wrong::new(
-            format!("`server_name` is {text:?}, neither a host name nor an IP address"),
-            "the name that the certificate is for, such as \"web.internal\"",
-        ))
-    });
-    TlsVerify {
-        server_name,
-        ca: table.parsed("ca", "a path", |path| match path {
-            "" => Ok(None),
-            path => certificates::bundle(path).map(Some),
-        }),
-        insecure: table.flag("insecure"),
-    }
-}
-
 fn note_what_cannot_be_verified(table: &Reader<'_>, kind: Kind, http: &HttpProbe, tls: &TlsVerify) {
     if !TLS.contains(&kind) || tls.insecure {
         return;
@@ -233,13 +217,8 @@ fn note_what_cannot_be_verified(table: &Reader<'_>, kind: Kind, http: &HttpProbe
         );
         table.note(&table.place_of_value("host"), wrong);
     }
-    let system = table.table("tls").is_default("ca");
-    if system && certificates::system_roots().is_empty() {
-        let wrong = Wrong::new(
-            "this system trusts no certificate authority",
-            "install its certificates, or add tls = { ca = \"ca.pem\" }",
-        );
-        table.note(&table.place_of_value("probe"), wrong);
+    if tls.ca.is_none() && table.table("tls").is_default("ca") {
+        check_secure::note_trust_in_nobody(table, &table.place_of_value("probe"));
     }
 }
 
@@ -362,6 +341,7 @@ fn agent(table: &Reader<'_>) -> Option<Agent> {
 /// Notes what a backend on a socket in the file system cannot have.
 pub(crate) fn note_unix_backends<'b>(
     health: &Health,
+    tls: Option<&UpstreamTls>,
     tables: &[Reader<'_>],
     backends: impl Iterator<Item = Option<&'b Backend>>,
 ) {
@@ -378,12 +358,13 @@ pub(crate) fn note_unix_backends<'b>(
         .filter(|(_, is)| *is)
         .map(|(key, _)| key)
         .collect();
+    let is_nameless = |tls: &TlsVerify| tls.server_name.is_empty() && !tls.insecure;
     let nameless = match &health.probe {
-        Probe::Tls(tls) => tls.server_name.is_empty() && !tls.insecure,
-        Probe::Https(http, tls) => {
-            tls.server_name.is_empty() && http.host.is_empty() && !tls.insecure
-        }
-        _ => false,
+        // What is added to the pool is added to its probe.
+        _ if tls.is_some_and(|tls| is_nameless(&tls.verify)) => Some("[[pool]]"),
+        Probe::Tls(tls) if is_nameless(tls) => Some("health"),
+        Probe::Https(http, tls) if http.host.is_empty() && is_nameless(tls) => Some("health"),
+        _ => None,
     };
     for (table, _) in tables.iter().zip(backends).filter(|(_, one)| unix(*one)) {
         let place = table.place_of_value("address");
@@ -395,10 +376,10 @@ pub(crate) fn note_unix_backends<'b>(
             );
             table.note(&place, wrong);
         }
-        if nameless {
+        if let Some(lacking) = nameless {
             let wrong = Wrong::new(
                 format!("{label} has no name that its certificate could be for"),
-                "add tls = { server_name = \"web.internal\" } to health",
+                format!("add tls = {{ server_name = \"web.internal\" }} to {lacking}"),
             );
             table.note(&place, wrong);
         }

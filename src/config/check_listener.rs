@@ -7,15 +7,20 @@ use crate::balance::sources::SourceLimits;
 use crate::base::addr::Endpoint;
 use crate::config::address;
 use crate::config::check_admission;
+use crate::config::check_route;
+use crate::config::check_secure;
 use crate::config::ledger::{Ledger, Place, Wrong};
 use crate::config::names;
 use crate::config::reader::{Found, Reader};
-use crate::config::settings::{Listener, NetworkList};
+use crate::config::settings::{AcceptProxy, Listener, ListenerTls, NetworkList};
 
-/// A listener whose pool is still a name.
+/// A listener whose pools are still names.
 pub(crate) struct Draft {
     pub(crate) name: Option<Found<String>>,
     pub(crate) pool: Option<Found<String>>,
+    pub(crate) routes: Vec<check_route::Draft>,
+    accept_proxy: Option<AcceptProxy>,
+    pub(crate) tls: Option<ListenerTls>,
     /// Each string of `bind` and the endpoints it stands for.
     binds: Vec<Found<Vec<Endpoint>>>,
     max_connections: u32,
@@ -30,10 +35,17 @@ pub(crate) struct Draft {
 pub(crate) fn draft(table: &Reader<'_>) -> Draft {
     table.choice("mode", &[("tcp", ())], &["ai", "kernel"]);
     let (allow, deny) = check_admission::network_lists(table);
+    let tls = check_secure::listener_tls(table);
+    if !check_route::is_written(table) {
+        table.require("pool");
+    }
     Draft {
         name: table.required("name", "a string", names::name),
         binds: binds(table),
-        pool: table.required("pool", "the name of a [[pool]]", |text| Ok(text.to_owned())),
+        pool: table.optional("pool", "the name of a [[pool]]", |text| Ok(text.to_owned())),
+        routes: check_route::routes(table, tls.is_some()),
+        accept_proxy: check_secure::accept_proxy(table),
+        tls,
         max_connections: table.number("max_connections", 0..=u32::MAX),
         idle_timeout: table.duration("idle_timeout", Duration::ZERO),
         half_close_timeout: table.duration("half_close_timeout", Duration::ZERO),
@@ -59,14 +71,21 @@ fn binds(table: &Reader<'_>) -> Vec<Found<Vec<Endpoint>>> {
 }
 
 impl Draft {
-    pub(crate) fn finish(self, pool: Option<usize>) -> Listener {
+    /// `routes` has the pool of each route; where it was not found, that is noted.
+    pub(crate) fn finish(self, pool: Option<usize>, routes: &[Option<usize>]) -> Listener {
+        let pools = routes.iter().map(|pool| pool.unwrap_or_default());
         Listener {
             name: self.name.map(|name| name.value).unwrap_or_default(),
             binds: self.binds.into_iter().flat_map(|bind| bind.value).collect(),
-            routes: Vec::new(),
+            routes: self
+                .routes
+                .into_iter()
+                .zip(pools)
+                .map(|(route, pool)| route.finish(pool))
+                .collect(),
             pool,
-            accept_proxy: None,
-            tls: None,
+            accept_proxy: self.accept_proxy,
+            tls: self.tls,
             max_connections: self.max_connections,
             idle_timeout: self.idle_timeout,
             half_close_timeout: self.half_close_timeout,

@@ -8,11 +8,12 @@ use crate::balance::policy::{Cost, PolicyKind};
 use crate::config::address;
 use crate::config::check_discover;
 use crate::config::check_health;
+use crate::config::check_secure;
 use crate::config::duration;
 use crate::config::ledger::Wrong;
 use crate::config::names;
 use crate::config::reader::{Found, Reader};
-use crate::config::settings::{Address, Backend, Drain, Health, Pool, Queue, SendProxy};
+use crate::config::settings::{Address, Backend, Drain, Health, Pool, Queue, UpstreamTls};
 
 /// Tries beyond this only make the client wait.
 const RETRIES_MAX: u32 = 16;
@@ -27,16 +28,18 @@ pub(crate) fn pool(table: &Reader<'_>) -> (Option<Found<String>>, Pool) {
     let name = table.required("name", "a string", names::name);
     let mut policies = PolicyKind::ALL.map(|kind| (kind.as_str(), kind)).to_vec();
     policies.insert(1, ("weighted_round_robin", PolicyKind::RoundRobin));
-    // Its key is there; what lacks is a listener that reads the name.
-    let hash_keys = [HashKey::SourceIp, HashKey::SourceIpPort].map(|key| (key.as_str(), key));
-    let health = check_health::health(&table.table("health"));
+    let hash_keys = [HashKey::SourceIp, HashKey::SourceIpPort, HashKey::Sni];
+    let hash_keys = hash_keys.map(|key| (key.as_str(), key));
+    let send_proxy = check_secure::send_proxy(table);
+    let tls = check_secure::upstream_tls(table);
+    let health = check_health::health(&table.table("health"), send_proxy, tls.as_ref());
     let pool = Pool {
         name: name
             .as_ref()
             .map(|name| name.value.clone())
             .unwrap_or_default(),
         policy: table.choice("policy", &policies, &[]),
-        hash_key: table.choice("hash_key", &hash_keys, &[HashKey::Sni.as_str()]),
+        hash_key: table.choice("hash_key", &hash_keys, &[]),
         hash_balance_factor: hash_balance_factor(table),
         slow_start: table.duration("slow_start", Duration::ZERO),
         panic_threshold: table.number("panic_threshold", 0..=100),
@@ -47,10 +50,10 @@ pub(crate) fn pool(table: &Reader<'_>) -> (Option<Found<String>>, Pool) {
         queue: queue(&table.table("queue")),
         drain: drain(&table.table("drain")),
         rebalance: table.number("rebalance", 0..=u32::MAX),
-        send_proxy: SendProxy::Off,
-        tls: None,
+        send_proxy,
         ejection: ejection(&table.table("ejection")),
-        backends: backends(table, &health),
+        backends: backends(table, &health, tls.as_ref()),
+        tls,
         discover: check_discover::discovers(table),
         health,
     };
@@ -128,7 +131,7 @@ fn ejection(table: &Reader<'_>) -> Ejection {
     ejection
 }
 
-fn backends(pool: &Reader<'_>, health: &Health) -> Vec<Backend> {
+fn backends(pool: &Reader<'_>, health: &Health, tls: Option<&UpstreamTls>) -> Vec<Backend> {
     let tables = pool.tables("backend");
     if tables.is_empty() && !pool.has("backend") && !check_discover::is_written(pool) {
         let hint = "add [[pool.backend]] with a line such as address = \"127.0.0.1:9001\"";
@@ -142,7 +145,8 @@ fn backends(pool: &Reader<'_>, health: &Health) -> Vec<Backend> {
         read.iter().map(|(name, _)| name.as_ref()),
         "backend",
     );
-    check_health::note_unix_backends(health, &tables, read.iter().map(|(_, one)| one.as_ref()));
+    let listed = read.iter().map(|(_, one)| one.as_ref());
+    check_health::note_unix_backends(health, tls, &tables, listed);
     read.into_iter()
         .filter_map(|(_, backend)| backend)
         .collect()

@@ -46,17 +46,8 @@ pub(crate) enum Kind {
     /// Has a number with or without a fraction, with this default, as TOML.
     Decimal(&'static str),
     Section(&'static Section),
-    /// Known, but not built yet: only this value, which asks for nothing, is accepted.
-    NotYet(Off),
-}
-
-/// The value of a key that is not there yet with which it does nothing.
-#[derive(Debug)]
-pub(crate) enum Off {
-    /// There is none: the key itself asks for something.
-    Never,
-    Text(&'static str),
-    EmptyArray,
+    /// Known, but not built yet.
+    NotYet,
 }
 
 pub(crate) static ROOT: Section = Section {
@@ -68,8 +59,8 @@ pub(crate) static ROOT: Section = Section {
         section("log", &LOG),
         section("listener", &LISTENER),
         section("pool", &POOL),
-        not_yet("admin", Off::Never),
-        not_yet("ai", Off::Never),
+        not_yet("admin"),
+        not_yet("ai"),
     ],
 };
 
@@ -102,7 +93,7 @@ pub(crate) static LISTENER: Section = Section {
         required("name", "\"web\""),
         required("bind", "\"0.0.0.0:8080\""),
         text("mode", "tcp"),
-        required("pool", "\"web\""),
+        optional("pool", "\"web\""),
         number("max_connections", 0),
         text("idle_timeout", "10m"),
         text("half_close_timeout", "1h"),
@@ -112,10 +103,56 @@ pub(crate) static LISTENER: Section = Section {
         text("allow_file", ""),
         text("deny_file", ""),
         section("per_source", &PER_SOURCE),
-        not_yet("accept_proxy", Off::Never),
-        not_yet("tls", Off::Never),
-        not_yet("kernel", Off::Never),
-        not_yet("route", Off::EmptyArray),
+        section("accept_proxy", &ACCEPT_PROXY),
+        section("tls", &LISTENER_TLS),
+        section("route", &ROUTE),
+        not_yet("kernel"),
+    ],
+};
+
+pub(crate) static ACCEPT_PROXY: Section = Section {
+    path: "listener.accept_proxy",
+    shape: Shape::Inline,
+    keys: &[required("from", "[\"10.0.0.0/8\"]"), text("timeout", "2s")],
+};
+
+pub(crate) static LISTENER_TLS: Section = Section {
+    path: "listener.tls",
+    shape: Shape::Table,
+    keys: &[
+        text("mode", "terminate"),
+        section("certificates", &CERTIFICATES),
+        text("min_version", "1.2"),
+        list("alpn"),
+        section("client_auth", &CLIENT_AUTH),
+        text("handshake_timeout", "10s"),
+    ],
+};
+
+pub(crate) static CERTIFICATES: Section = Section {
+    path: "listener.tls.certificates",
+    shape: Shape::InlineArray,
+    keys: &[required("cert", "\"a.pem\""), required("key", "\"a.key\"")],
+};
+
+pub(crate) static CLIENT_AUTH: Section = Section {
+    path: "listener.tls.client_auth",
+    shape: Shape::Inline,
+    keys: &[
+        required("ca", "\"clients.pem\""),
+        text("mode", "required"),
+        text("crl", ""),
+    ],
+};
+
+pub(crate) static ROUTE: Section = Section {
+    path: "listener.route",
+    shape: Shape::Array,
+    keys: &[
+        list("sni"),
+        list("alpn"),
+        list("source"),
+        required("pool", "\"web\""),
     ],
 };
 
@@ -152,8 +189,20 @@ pub(crate) static POOL: Section = Section {
         section("health", &HEALTH),
         section("backend", &BACKEND),
         section("discover", &DISCOVER),
-        not_yet("send_proxy", Off::Text("off")),
-        not_yet("tls", Off::Never),
+        text("send_proxy", "off"),
+        section("tls", &POOL_TLS),
+    ],
+};
+
+pub(crate) static POOL_TLS: Section = Section {
+    path: "pool.tls",
+    shape: Shape::Inline,
+    keys: &[
+        text("server_name", ""),
+        text("ca", ""),
+        text("cert", ""),
+        text("key", ""),
+        flag("insecure", false),
     ],
 };
 
@@ -335,10 +384,10 @@ const fn section(name: &'static str, section: &'static Section) -> Key {
     }
 }
 
-const fn not_yet(name: &'static str, off: Off) -> Key {
+const fn not_yet(name: &'static str) -> Key {
     Key {
         name,
-        kind: Kind::NotYet(off),
+        kind: Kind::NotYet,
     }
 }
 
@@ -378,7 +427,7 @@ impl Section {
 
 impl Key {
     pub(crate) fn is_supported(&self) -> bool {
-        !matches!(self.kind, Kind::NotYet(_))
+        !matches!(self.kind, Kind::NotYet)
     }
 
     /// `key = value` with the default, or with an example where there is no default.
@@ -393,7 +442,7 @@ impl Key {
             Kind::List => format!("{} = []", self.name),
             Kind::Decimal(default) => format!("{} = {default}", self.name),
             Kind::Section(section) => section.header(),
-            Kind::NotYet(_) => self.name.to_owned(),
+            Kind::NotYet => self.name.to_owned(),
         }
     }
 }
@@ -431,7 +480,7 @@ mod tests {
                 let expected = match key.kind {
                     Kind::Section(inner) if inner.shape == Shape::Inline => inline(key.name, inner),
                     Kind::Section(inner) if inner.shape == Shape::InlineArray => {
-                        format!("{} = []", key.name)
+                        inline_array(key.name, inner)
                     }
                     Kind::Section(inner) => {
                         let found = DOCUMENTED
@@ -446,7 +495,7 @@ mod tests {
                     | Kind::Decimal(_)
                     | Kind::Flag(_)
                     | Kind::List
-                    | Kind::NotYet(_) => key.example(),
+                    | Kind::NotYet => key.example(),
                 };
                 let line = documented_lines(section)
                     .into_iter()
@@ -456,6 +505,17 @@ mod tests {
                 let comment = line.trim_start_matches('#').rsplit_once('#');
                 assert!(comment.is_some(), "`{line}` of {header} has no comment");
             }
+        }
+    }
+
+    /// Empty, where that says anything.
+    fn inline_array(name: &str, section: &Section) -> String {
+        let is_required = |key: &Key| matches!(key.kind, Kind::Required(_));
+        match section.keys.iter().any(is_required) {
+            true => inline(name, section)
+                .replace("{ ", "[{ ")
+                .replace(" }", " }]"),
+            false => format!("{name} = []"),
         }
     }
 

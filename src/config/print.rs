@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::balance::ejection::Ejection;
@@ -10,8 +11,9 @@ use crate::balance::sources::SourceLimits;
 use crate::config::duration;
 use crate::config::expand;
 use crate::config::settings::{
-    AccessTarget, Backend, Discover, Drain, Health, HttpProbe, Listener, LogFormat, LogLevel, Pool,
-    Probe, Queue, SendProxy, Settings, Step, TlsVerify,
+    AcceptProxy, AccessTarget, Backend, ClientAuth, Discover, Drain, Health, HttpProbe, Identity,
+    Listener, ListenerTls, LogFormat, LogLevel, Pool, Probe, Queue, RouteRule, SendProxy, Settings,
+    Step, TlsVerify, TlsVersion, UpstreamTls,
 };
 use crate::wire::script::escape;
 
@@ -52,9 +54,7 @@ pub fn print_effective(settings: &Settings) -> String {
     }
 
     for listener in &settings.listeners {
-        let pool = listener.pool.and_then(|pool| settings.pools.get(pool));
-        let pool = pool.map_or("", |pool| &pool.name);
-        print_listener(&mut out, listener, pool);
+        print_listener(&mut out, listener, &settings.pools);
     }
     for pool in &settings.pools {
         print_pool(&mut out, pool);
@@ -62,7 +62,7 @@ pub fn print_effective(settings: &Settings) -> String {
     out.0
 }
 
-fn print_listener(out: &mut Text, listener: &Listener, pool: &str) {
+fn print_listener(out: &mut Text, listener: &Listener, pools: &[Pool]) {
     out.header("[[listener]]");
     out.string("name", &listener.name);
     let binds: Vec<String> = listener
@@ -75,7 +75,9 @@ fn print_listener(out: &mut Text, listener: &Listener, pool: &str) {
         many => out.line("bind", format!("[{}]", many.join(", "))),
     }
     out.string("mode", "tcp");
-    out.string("pool", pool);
+    if let Some(pool) = listener.pool {
+        out.string("pool", &pools[pool].name);
+    }
     out.line("max_connections", listener.max_connections);
     out.duration("idle_timeout", listener.idle_timeout);
     out.duration("half_close_timeout", listener.half_close_timeout);
@@ -89,6 +91,56 @@ fn print_listener(out: &mut Text, listener: &Listener, pool: &str) {
         out.string(&format!("{name}_file"), &file.unwrap_or_default());
     }
     out.line("per_source", per_source(&listener.per_source));
+    if let Some(accept) = &listener.accept_proxy {
+        out.line("accept_proxy", accept_proxy(accept));
+    }
+    if let Some(tls) = &listener.tls {
+        print_listener_tls(out, tls);
+    }
+    for route in &listener.routes {
+        print_route(out, route, pools);
+    }
+}
+
+fn print_listener_tls(out: &mut Text, tls: &ListenerTls) {
+    out.header("[listener.tls]");
+    let handshake_timeout = match tls {
+        ListenerTls::Passthrough { handshake_timeout } => {
+            out.string("mode", "passthrough");
+            handshake_timeout
+        }
+        ListenerTls::Terminate(terminate) => {
+            out.string("mode", "terminate");
+            out.line(
+                "certificates",
+                array(terminate.certificates.iter().map(pair)),
+            );
+            out.string(
+                "min_version",
+                match terminate.min_version {
+                    TlsVersion::V12 => "1.2",
+                    TlsVersion::V13 => "1.3",
+                },
+            );
+            out.line("alpn", protocols(&terminate.alpn));
+            if let Some(auth) = &terminate.client_auth {
+                out.line("client_auth", client_auth(auth));
+            }
+            &terminate.handshake_timeout
+        }
+    };
+    out.duration("handshake_timeout", *handshake_timeout);
+}
+
+fn print_route(out: &mut Text, route: &RouteRule, pools: &[Pool]) {
+    out.header("[[listener.route]]");
+    out.line(
+        "sni",
+        array(route.sni.iter().map(|name| quoted(&name.to_string()))),
+    );
+    out.line("alpn", protocols(&route.alpn));
+    out.line("source", networks(&route.source));
+    out.string("pool", &pools[route.pool].name);
 }
 
 fn print_pool(out: &mut Text, pool: &Pool) {
@@ -107,6 +159,10 @@ fn print_pool(out: &mut Text, pool: &Pool) {
     out.line("drain", drain(&pool.drain));
     out.line("rebalance", pool.rebalance);
     out.line("ejection", ejection(&pool.ejection));
+    out.string("send_proxy", send_proxy(pool.send_proxy));
+    if let Some(tls) = &pool.tls {
+        out.line("tls", upstream_tls(tls));
+    }
     print_health(out, &pool.health);
     for backend in &pool.backends {
         print_backend(out, backend);
@@ -155,17 +211,10 @@ fn print_health(out: &mut Text, health: &Health) {
 /// The keys of this kind of probe; of another they say nothing, and are left out.
 fn print_probe(out: &mut Text, health: &Health) {
     if !matches!(health.probe, Probe::None | Probe::Exec(_)) {
-        out.string(
-            "send_proxy",
-            match health.send_proxy {
-                SendProxy::Off => "off",
-                SendProxy::V1 => "v1",
-                SendProxy::V2 => "v2",
-            },
-        );
+        out.string("send_proxy", send_proxy(health.send_proxy));
     }
     if let Some(verify) = health.probe.tls() {
-        out.line("tls", tls(verify));
+        out.line("tls", format!("{{ {} }}", tls(verify)));
     }
     match &health.probe {
         Probe::None | Probe::Tcp | Probe::Tls(_) => {}
@@ -198,14 +247,69 @@ fn step(step: &Step) -> String {
 }
 
 fn tls(verify: &TlsVerify) -> String {
-    let ca = verify.ca.as_ref();
-    let ca = ca.map(|bundle| bundle.path.display().to_string());
+    let ca = verify.ca.as_ref().map(|bundle| path(&bundle.path));
     format!(
-        "{{ server_name = {}, ca = {}, insecure = {} }}",
+        "server_name = {}, ca = {}, insecure = {}",
         quoted(&verify.server_name),
-        quoted(&ca.unwrap_or_default()),
+        ca.unwrap_or_else(|| quoted("")),
         verify.insecure,
     )
+}
+
+fn upstream_tls(upstream: &UpstreamTls) -> String {
+    let (verify, identity) = (tls(&upstream.verify), upstream.identity.as_ref());
+    match identity {
+        None => format!("{{ {verify} }}"),
+        Some(identity) => format!("{{ {verify}, {} }}", cert_and_key(identity)),
+    }
+}
+
+fn pair(identity: &Identity) -> String {
+    format!("{{ {} }}", cert_and_key(identity))
+}
+
+fn cert_and_key(identity: &Identity) -> String {
+    let (cert, key) = (path(&identity.cert), path(&identity.key));
+    format!("cert = {cert}, key = {key}")
+}
+
+fn client_auth(auth: &ClientAuth) -> String {
+    let crl = auth.crl.as_ref().map(|crl| path(&crl.path));
+    format!(
+        "{{ ca = {}, mode = {}, crl = {} }}",
+        path(&auth.ca.path),
+        quoted(if auth.required {
+            "required"
+        } else {
+            "optional"
+        }),
+        crl.unwrap_or_else(|| quoted("")),
+    )
+}
+
+fn accept_proxy(accept: &AcceptProxy) -> String {
+    format!(
+        "{{ from = {}, timeout = {} }}",
+        networks(&accept.from),
+        quoted(&duration::format(accept.timeout)),
+    )
+}
+
+fn send_proxy(version: SendProxy) -> &'static str {
+    match version {
+        SendProxy::Off => "off",
+        SendProxy::V1 => "v1",
+        SendProxy::V2 => "v2",
+    }
+}
+
+/// They are text, as they come from one.
+fn protocols(list: &[Vec<u8>]) -> String {
+    array(list.iter().map(|one| quoted(&String::from_utf8_lossy(one))))
+}
+
+fn path(path: &Path) -> String {
+    quoted(&path.display().to_string())
 }
 
 fn array(items: impl Iterator<Item = String>) -> String {

@@ -8,7 +8,7 @@ use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
 use crate::config::expand::Env;
-use crate::config::keys::{Kind, Off, ROOT, Section, Shape};
+use crate::config::keys::{Kind, ROOT, Section, Shape};
 use crate::config::ledger::{Ledger, Place, Wrong};
 use crate::config::suggest;
 use crate::config::syntax::Page;
@@ -94,22 +94,11 @@ impl<'a> Reader<'a> {
 
     fn check_keys(&self) {
         let Some(table) = self.table else { return };
-        for (name, value) in table.iter() {
+        for name in table.keys() {
             let place = self.place_of(name);
             match self.section.key(name.get_ref()).map(|key| &key.kind) {
                 None => self.note(&place, self.unknown_key(name.get_ref())),
-                Some(Kind::NotYet(off)) if !self.is_off(off, value) => {
-                    let hint = match off {
-                        Off::Text(text) => {
-                            format!(
-                                "leave it out; only {name} = {text:?} is accepted",
-                                name = name.get_ref()
-                            )
-                        }
-                        Off::EmptyArray | Off::Never => "leave it out".to_owned(),
-                    };
-                    self.note(&place, not_yet(name.get_ref(), hint));
-                }
+                Some(Kind::NotYet) => self.note(&place, not_yet(name.get_ref(), "leave it out")),
                 Some(_) => {}
             }
         }
@@ -123,14 +112,6 @@ impl<'a> Reader<'a> {
             message
         };
         Wrong::new(message, suggest::for_key(self.section, name))
-    }
-
-    fn is_off(&self, off: &Off, value: &Spanned<DeValue<'_>>) -> bool {
-        match (off, value.get_ref()) {
-            (Off::Text(text), DeValue::String(found)) => found == text,
-            (Off::EmptyArray, DeValue::Array(found)) => found.is_empty(),
-            _ => false,
-        }
     }
 
     /// The path of a file that a value names: relative to the file the value stands in.

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio_rustls::rustls::pki_types::CertificateDer;
+use rustls::pki_types::CertificateDer;
 
 use crate::balance::ejection::Ejection;
 use crate::balance::health::{Damping, Thresholds};
@@ -298,7 +298,8 @@ impl Probe {
 /// How the certificate of a TLS server is checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsVerify {
-    /// The name it must be for; empty = the HTTP host, else the address.
+    /// The name it must be for; empty = the HTTP host of a probe, else the host name that the
+    /// backend's address has, else the address.
     pub server_name: String,
     /// Who may have signed it; none = whom the system trusts.
     pub ca: Option<CaBundle>,

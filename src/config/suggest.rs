@@ -53,7 +53,7 @@ pub(crate) fn for_key(section: &Section, name: &str) -> String {
 /// What to say of a key of this name if the section has it.
 fn home(section: &Section, name: &str) -> Option<String> {
     match section.key(name)?.kind {
-        Kind::NotYet(_) => None,
+        Kind::NotYet => None,
         Kind::Section(inner) if !matches!(inner.shape, Shape::Inline | Shape::InlineArray) => {
             Some(format!("is written {}", inner.header()))
         }
@@ -85,6 +85,11 @@ fn other_word(name: &str) -> Option<&'static str> {
         "outlier_detection" | "max_fails" => "ejection",
         "shutdown_timeout" | "grace" | "graceful_timeout" | "hard_stop_after" => "drain_timeout",
         "file" | "path" | "output" => "access",
+        "ssl" | "ssl_context" | "proxy_ssl" => "tls",
+        "crt" | "certificate" | "cert_file" | "ssl_certificate" => "cert",
+        "key_file" | "private_key" | "ssl_certificate_key" => "key",
+        "ca_file" | "cafile" => "ca",
+        "sni_hosts" | "server_names" | "names" | "hosts" => "sni",
         _ => return None,
     };
     Some(word)
