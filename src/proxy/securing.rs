@@ -164,7 +164,7 @@ impl Securing {
         }
     }
 
-    fn secured(self, fresh: usize, ended: bool, account: &mut Account) -> Outcome {
+    fn secured(mut self, fresh: usize, ended: bool, account: &mut Account) -> Outcome {
         let Stage::Handshake { tls, .. } = &self.stage else {
             unreachable!("it is established")
         };
@@ -186,9 +186,14 @@ impl Securing {
         learnt.resumed = facts.resumed;
         let tally = &account.route.tally;
         tally.count_handshake(facts.version, facts.resumed);
-        let Stage::Handshake { tls, .. } = self.stage else {
+        let Stage::Handshake { mut tls, .. } = self.stage else {
             unreachable!("it is established")
         };
+        if !tls.may_wait_to_speak() {
+            // What is not taken at once goes first when the relay begins.
+            let sent = self.client.transmit(tls.control(), false).unwrap_or(0);
+            tls.control_sent_part(sent);
+        }
         Outcome::Secured(Secured {
             client: self.client,
             tls,

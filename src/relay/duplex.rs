@@ -157,6 +157,13 @@ impl Duplex {
         for side in [Side::Client, Side::Backend] {
             again |= self.turn_from(side, tools, now) == Turn::Again;
         }
+        for side in [Side::Client, Side::Backend] {
+            // Whoever has said that it ends may hang up on our last words: they were for nobody.
+            let has_ended = matches!(self.from(side).flow(), Flow::Ended | Flow::Finished);
+            if self.peer_mut(side).broken && !has_ended {
+                self.cut_by(side, now);
+            }
+        }
         if self.bytes_to_backend() + self.bytes_to_client() != before {
             self.moved_at = now;
             self.awaits_answer = self.bytes_to_client() == answered;
@@ -198,11 +205,9 @@ impl Duplex {
             Side::Client => (&mut self.to_backend, &mut self.client, &mut self.backend),
             Side::Backend => (&mut self.to_client, &mut self.backend, &mut self.client),
         };
-        if sink.broken {
+        if sink.broken && direction.flow() < Flow::Finished {
             direction.discard(tools.pipes);
-            if direction.flow() < Flow::Finished {
-                direction.cut();
-            }
+            direction.cut();
             self.cut_by(side.other(), now);
             return Turn::Waits;
         }

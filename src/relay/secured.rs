@@ -34,9 +34,9 @@ pub enum Fault {
 
 impl Secured {
     pub fn new(client: Option<TlsStream>, backend: Option<TlsStream>) -> Secured {
-        let ticket_waits = client
-            .as_ref()
-            .is_some_and(|tls| tls.control().len() <= RIDES_ALONG_BYTES_MAX);
+        let ticket_waits = client.as_ref().is_some_and(|tls| {
+            tls.may_wait_to_speak() && tls.control().len() <= RIDES_ALONG_BYTES_MAX
+        });
         Secured {
             client,
             backend,

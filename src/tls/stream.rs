@@ -170,6 +170,17 @@ impl TlsStream {
         self.control = Vec::new();
     }
 
+    /// The first bytes of it are sent.
+    pub fn control_sent_part(&mut self, bytes: usize) {
+        self.control.drain(..bytes);
+    }
+
+    /// Whether what a server has to say when it is established may wait for its first data: a
+    /// ticket may, the end of the handshake, which TLS 1.2 leaves to the server, must not.
+    pub fn may_wait_to_speak(&self) -> bool {
+        self.common().protocol_version() == Some(ProtocolVersion::TLSv1_3)
+    }
+
     /// Begins a client's handshake: its first flight is in [`control`](Self::control) then.
     pub fn start(&mut self) -> Result<(), Error> {
         self.open(&mut [], &mut []).map(|_| ())
