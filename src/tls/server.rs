@@ -143,4 +143,3 @@ fn partition(spec: &ServerSpec) -> Partition {
     }
     Partition::of(&[&[spec.name.as_bytes()], &[asks], &roots, &crls])
 }
-

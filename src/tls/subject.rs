@@ -137,4 +137,3 @@ fn hex(bytes: &[u8]) -> String {
     }
     text
 }
-

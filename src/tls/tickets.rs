@@ -204,4 +204,3 @@ impl ProducesTickets for Tickets {
         Some(session)
     }
 }
-

@@ -12,4 +12,5 @@ pub mod record;
 pub mod script;
 pub mod segment;
 pub mod sockets;
+pub mod tls;
 pub mod wait;

@@ -33,3 +33,4 @@ mod slow;
 mod slow_starts;
 mod suspicions;
 mod syscalls;
+mod terminating;
