@@ -97,27 +97,26 @@ impl Block {
 
     /// Those in the bytes after the addresses.
     fn tlvs(&self, bytes: &[u8]) -> Result<Tlvs, Refused> {
-        let tlvs = Tlvs::read(bytes);
         match self {
             Block::Ignored => Ok(Tlvs::default()),
-            Block::Unspecified => Ok(tlvs.unwrap_or_default()),
-            _ => tlvs.ok_or(Refused::V2Tlv),
+            Block::Unspecified => Ok(Tlvs::read(bytes).unwrap_or_default()),
+            _ => Tlvs::read(bytes).ok_or(Refused::V2Tlv),
         }
     }
 }
 
-/// The subject whose addresses take `N` bytes each.
+/// The subject of a block of two addresses of `N` bytes each and their ports.
 fn tcp<const N: usize, Address: From<[u8; N]> + Into<IpAddr>>(block: &[u8]) -> Subject {
-    let field = |at: usize| &block[at..];
-    let end = |address_at: usize, port_at: usize| {
-        let address: &[u8; N] = field(address_at).first_chunk().expect("length was checked");
-        let port = field(port_at).first_chunk().expect("length was checked");
-        let address: IpAddr = Address::from(*address).into();
-        SocketAddr::new(address.to_canonical(), u16::from_be_bytes(*port))
+    let (ips, ports) = block.split_at(2 * N);
+    let end = |nth: usize| {
+        let ip: &[u8; N] = ips[nth * N..].first_chunk().expect("length was checked");
+        let ip: IpAddr = Address::from(*ip).into();
+        let port = u16::from_be_bytes([ports[nth * 2], ports[nth * 2 + 1]]);
+        SocketAddr::new(ip.to_canonical(), port)
     };
     Subject::Tcp {
-        source: end(0, 2 * N),
-        destination: end(N, 2 * N + 2),
+        source: end(0),
+        destination: end(1),
     }
 }
 

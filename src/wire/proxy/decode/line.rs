@@ -37,31 +37,36 @@ struct Line<'a> {
 
 const IPV4_TEXT_BYTES_MAX: usize = "255.255.255.255".len();
 /// With the last 32 bits in dots: the specification knows hexadecimal only, but its "canonical
-/// format" of a mapped address is that of `inet_ntop`, which HAProxy and nginx send.
+/// format" of a mapped address is that of `inet_ntop`, which HAProxy sends.
 const IPV6_TEXT_BYTES_MAX: usize = "ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255".len();
 const PORT_TEXT_BYTES_MAX: usize = "65535".len();
 
 impl<'a> Line<'a> {
     /// To the line's end.
     fn subject(&mut self) -> Result<Subject, Stop> {
-        for word in [b"TCP4 ".as_slice(), b"TCP6 ", b"UNKNOWN"] {
-            if let Some(rest) = self.rest.strip_prefix(word) {
-                self.rest = rest;
-                return match word {
-                    b"TCP4 " => self.tcp::<Ipv4Addr>(IPV4_TEXT_BYTES_MAX, |byte| {
-                        byte.is_ascii_digit() || byte == b'.'
-                    }),
-                    b"TCP6 " => self.tcp::<Ipv6Addr>(IPV6_TEXT_BYTES_MAX, |byte| {
-                        byte.is_ascii_hexdigit() || byte == b':' || byte == b'.'
-                    }),
-                    _ => self.unknown(),
-                };
-            }
-            if word.starts_with(self.rest) {
-                return Err(Stop::More);
-            }
+        if self.goes_on_with(b"TCP4 ")? {
+            let belongs = |byte: u8| byte.is_ascii_digit() || byte == b'.';
+            self.tcp::<Ipv4Addr>(IPV4_TEXT_BYTES_MAX, belongs)
+        } else if self.goes_on_with(b"TCP6 ")? {
+            let belongs = |byte: u8| byte.is_ascii_hexdigit() || byte == b':' || byte == b'.';
+            self.tcp::<Ipv6Addr>(IPV6_TEXT_BYTES_MAX, belongs)
+        } else if self.goes_on_with(b"UNKNOWN")? {
+            self.unknown()
+        } else {
+            Err(Refused::V1Protocol.into())
         }
-        Err(Refused::V1Protocol.into())
+    }
+
+    /// If so, the word is taken off.
+    fn goes_on_with(&mut self, word: &[u8]) -> Result<bool, Stop> {
+        if let Some(rest) = self.rest.strip_prefix(word) {
+            self.rest = rest;
+            Ok(true)
+        } else if word.starts_with(self.rest) {
+            Err(Stop::More)
+        } else {
+            Ok(false)
+        }
     }
 
     fn tcp<Address: FromStr + Into<IpAddr>>(
@@ -107,12 +112,10 @@ impl<'a> Line<'a> {
         let rest = self.rest;
         let looked_at = &rest[..rest.len().min(bytes_max + 1)];
         let Some(length) = looked_at.iter().position(|byte| !belongs(*byte)) else {
-            let is_too_long = looked_at.len() > bytes_max;
-            return Err(if is_too_long {
-                wrong.into()
-            } else {
-                Stop::More
-            });
+            if looked_at.len() > bytes_max {
+                return Err(wrong.into());
+            }
+            return Err(Stop::More);
         };
         if rest[length] == end {
             self.rest = &rest[length + 1..];
