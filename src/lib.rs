@@ -151,6 +151,7 @@ pub mod runtime {
     mod plan;
     pub mod probing;
     mod rebalancing;
+    mod renewing;
     mod securing;
     pub mod sessions;
     pub mod shared;

@@ -65,6 +65,16 @@ impl Securing {
         self.acceptors = secured.acceptors;
     }
 
+    /// Others for those who connect to the listener from now on; sessions and tickets live on.
+    pub fn renew_certificates(&self, listener: &settings::Listener) {
+        if let Some(ListenerTls::Terminate(terminate)) = &listener.tls
+            && let Some(acceptor) = self.acceptors.get(&listener.name)
+        {
+            let certificates = terminate.certificates.iter().map(certificate);
+            acceptor.replace_certificates(certificates.collect());
+        }
+    }
+
     /// What workers do with the TLS of a listener's clients.
     pub fn of_listener(&self, listener: &settings::Listener) -> Option<Tls> {
         Some(match listener.tls.as_ref()? {
