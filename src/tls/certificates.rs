@@ -118,3 +118,5 @@ impl Index {
     }
 }
 
+#[cfg(test)]
+mod tests;

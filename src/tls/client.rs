@@ -151,3 +151,5 @@ impl ServerCertVerifier for Anyone {
     }
 }
 
+#[cfg(test)]
+mod tests;

@@ -191,3 +191,5 @@ fn date(time: UnixTime) -> String {
     String::from_utf8_lossy(&text[..10]).into_owned()
 }
 
+#[cfg(test)]
+mod tests;
