@@ -9,7 +9,8 @@ use rustix::net::{Shutdown, shutdown};
 
 use crate::exchange::Awaiting;
 use crate::net::{Moved, receive_some, send_some};
-use crate::tls::{Client, Session};
+use crate::session::Session;
+use crate::tls::Client;
 
 #[derive(Debug)]
 pub(crate) struct Channel {

@@ -19,9 +19,11 @@ mod net;
 mod open;
 mod quiet;
 mod report;
+mod results;
 mod rr;
 mod server;
 mod service;
+mod session;
 mod tls;
 
 use std::process::ExitCode;
