@@ -9,19 +9,19 @@
 # what OpenSSL shall do where a peer has no setting for it.
 make_certificate() {
     {
-        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 \
+        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 90 \
             -subj '/CN=bench authority' -keyout "$DIR/ca.key" -out "$DIR/ca.pem"
         openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes \
             -subj '/CN=bench.test' -keyout "$DIR/key.pem" -out "$DIR/leaf.csr"
         openssl x509 -req -in "$DIR/leaf.csr" -CA "$DIR/ca.pem" -CAkey "$DIR/ca.key" \
-            -days 30 -out "$DIR/cert.pem" -extfile - <<'END'
+            -days 90 -out "$DIR/cert.pem" -extfile - <<'END'
 subjectAltName = DNS:bench.test, IP:127.0.0.1
 basicConstraints = critical, CA:false
 keyUsage = critical, digitalSignature
 extendedKeyUsage = serverAuth
 END
     } 2>"$DIR/openssl.err" || { cat "$DIR/openssl.err" >&2 && fail "no certificate"; }
-    cat "$DIR/key.pem" "$DIR/cert.pem" >"$DIR/both.pem"
+    (umask 077 && cat "$DIR/key.pem" "$DIR/cert.pem" >"$DIR/both.pem")
     cat >"$DIR/openssl.cnf" <<'END'
 openssl_conf = init
 [init]
@@ -36,16 +36,19 @@ END
 # Name, and for lbd the lowest version of TLS, 1.3 if there is no word of it. Leaves the port to
 # connect to in PORT and the first process in PROXY.
 start_terminator() {
-    local ours=(env "OPENSSL_CONF=$DIR/openssl.cnf")
+    local one_ticket=(env "OPENSSL_CONF=$DIR/openssl.cnf")
     PORT=$(free_port)
     case $1 in
     lbd) lbd_tls_config "${2:-1.3}" >"$DIR/lb.toml" && start "$lbd" --config "$DIR/lb.toml" ;;
     haproxy)
         haproxy_tls_config >"$DIR/haproxy.cfg"
-        start "${ours[@]}" haproxy -db -f "$DIR/haproxy.cfg"
+        start "${one_ticket[@]}" haproxy -db -f "$DIR/haproxy.cfg"
         ;;
-    nginx) nginx_tls_config >"$DIR/nginx.conf" && start_nginx "${ours[@]}" ;;
-    hitch) hitch_tls_config >"$DIR/hitch.conf" && start "${ours[@]}" hitch --config="$DIR/hitch.conf" ;;
+    nginx) nginx_tls_config >"$DIR/nginx.conf" && start_nginx "${one_ticket[@]}" ;;
+    hitch)
+        hitch_tls_config >"$DIR/hitch.conf"
+        start "${one_ticket[@]}" hitch --config="$DIR/hitch.conf"
+        ;;
     *) fail "$1 cannot terminate TLS" ;;
     esac
     await_proxy "$1" 5 0.2
