@@ -153,6 +153,12 @@ const CONFIRM_WAIT: Duration = Duration::from_secs(5);
 
 impl Flow {
     fn count_at_server(&mut self, scratch: &mut Scratch) -> io::Result<u64> {
+        while self.channel.holds_back() {
+            wait_for(&self.channel, PollFlags::OUT)?;
+            if let Moved::Bytes(count) = self.channel.send_some(&[])? {
+                self.bytes += count as u64;
+            }
+        }
         self.channel.end()?;
         let mut digits = Vec::new();
         let until = Instant::now() + CONFIRM_WAIT;

@@ -68,6 +68,13 @@ impl Channel {
         }
     }
 
+    /// Whether bytes of [`Channel::send_some`] are sealed and not all of them sent.
+    pub(crate) fn holds_back(&self) -> bool {
+        self.session
+            .as_ref()
+            .is_some_and(|session| session.holds_back())
+    }
+
     /// Receives what is there, with one call; zero bytes are the end of the stream.
     pub(crate) fn receive_some(&mut self, into: &mut [u8]) -> io::Result<Moved> {
         match &mut self.session {

@@ -100,6 +100,11 @@ impl Session {
         })
     }
 
+    /// See [`crate::channel::Channel::holds_back`].
+    pub(crate) fn holds_back(&self) -> bool {
+        self.sealed > 0
+    }
+
     /// See [`crate::channel::Channel::receive_some`].
     pub(crate) fn receive_some(&mut self, socket: impl AsFd, into: &mut [u8]) -> io::Result<Moved> {
         if self.is_closed_by_peer || self.fill(socket)? == Moved::Bytes(0) {
