@@ -5,6 +5,7 @@
 
 mod bulk;
 mod call;
+mod channel;
 mod churn;
 mod crowd;
 mod cycle;
@@ -16,12 +17,14 @@ mod machine;
 mod measure;
 mod net;
 mod open;
-
 mod quiet;
 mod report;
+mod results;
 mod rr;
 mod server;
 mod service;
+mod session;
+mod tls;
 
 use std::process::ExitCode;
 
