@@ -31,7 +31,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
-#[command(about = "Loads a TCP proxy and measures what a unit of work costs the whole machine")]
+#[command(about = "Loads a TCP proxy and measures what a unit of work costs")]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -146,7 +146,10 @@ impl Session {
                     while let Some(record) = traffic.next_record() {
                         let record = record.map_err(io::Error::other)?;
                         let end = opened + record.payload.len();
-                        into[opened..end].copy_from_slice(record.payload);
+                        let Some(place) = into.get_mut(opened..end) else {
+                            return Err(io::Error::other("a response before the request"));
+                        };
+                        place.copy_from_slice(record.payload);
                         opened = end;
                         discard += record.discard;
                     }
