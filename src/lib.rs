@@ -114,6 +114,8 @@ pub mod tls {
     pub mod server;
     pub mod stream;
     pub mod subject;
+    #[cfg(test)]
+    mod tests;
     mod tickets;
 }
 

@@ -8,10 +8,10 @@ use rustls::pki_types::ServerName;
 
 use crate::balance::pool::MemberSpec;
 use crate::base::addr::Endpoint;
-use crate::config::certificates::system_roots;
 use crate::config::settings::{self, Address, Identity, ListenerTls, Settings, TlsVersion};
+use crate::probe::tls::trust;
 use crate::proxy::route::{Tls, UpstreamTls};
-use crate::tls::client::{self, ClientSpec, Connector, Trust};
+use crate::tls::client::{ClientSpec, Connector};
 use crate::tls::server::{Acceptor, Certificate, ClientAuthSpec, ServerSpec, TicketKeys};
 
 /// What outlives a configuration.
@@ -151,14 +151,9 @@ fn certificate(identity: &Identity) -> Certificate {
 }
 
 fn connector(tls: &settings::UpstreamTls) -> Connector {
-    let trust = match (&tls.verify.ca, tls.verify.insecure) {
-        (_, true) => Trust::Anyone,
-        (Some(bundle), _) => Trust::Roots(client::roots(bundle.certificates.iter().cloned())),
-        (None, _) => Trust::Roots(system_roots()),
-    };
     let identity = tls.identity.as_ref();
     let spec = ClientSpec {
-        trust,
+        trust: trust(&tls.verify),
         identity: identity.map(|identity| identity.certified.clone()),
     };
     Connector::new(&spec).expect("the provider has suites of both versions")

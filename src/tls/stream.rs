@@ -45,6 +45,8 @@ pub struct TlsStream {
     ended: bool,
     /// Our close_notify is sealed.
     said_goodbye: bool,
+    /// An error was met: nothing is sealed any more.
+    is_broken: bool,
 }
 
 enum Machine {
@@ -90,6 +92,7 @@ impl TlsStream {
             control: Vec::new(),
             ended: false,
             said_goodbye: false,
+            is_broken: false,
         }
     }
 
@@ -146,6 +149,7 @@ impl TlsStream {
             }
             Err(error) => {
                 self.partial = Vec::new();
+                self.is_broken = true;
                 Err(error)
             }
         }
@@ -222,15 +226,19 @@ impl TlsStream {
         &mut self,
         act: impl FnOnce(&mut dyn Traffic) -> Option<usize>,
     ) -> Result<usize, Error> {
+        if self.is_broken {
+            return Err(Error::EncryptError);
+        }
         let TlsStream {
             machine,
             control,
             ended,
+            partial,
             ..
         } = self;
         match machine {
-            Machine::Server(one) => write(&mut **one, control, ended, act),
-            Machine::Client(one) => write(&mut **one, control, ended, act),
+            Machine::Server(one) => write(&mut **one, partial, control, ended, act),
+            Machine::Client(one) => write(&mut **one, partial, control, ended, act),
         }
     }
 
@@ -395,21 +403,37 @@ fn append<Data>(mut encode: EncodeTlsData<'_, Data>, control: &mut Vec<u8>) {
     }
 }
 
+/// `partial` is what rustls has not used up of what it was given: it may have marked places in it.
 fn write<P: Process>(
     machine: &mut P,
+    partial: &mut Vec<u8>,
     control: &mut Vec<u8>,
     ended: &mut bool,
     act: impl FnOnce(&mut dyn Traffic) -> Option<usize>,
 ) -> Result<usize, Error> {
     loop {
-        match machine.process(&mut []).state? {
+        let UnbufferedStatus { discard, state, .. } = machine.process(partial);
+        let written = match state? {
             ConnectionState::WriteTraffic(mut traffic) => {
-                return act(&mut traffic).ok_or(Error::EncryptError);
+                Some(act(&mut traffic).ok_or(Error::EncryptError)?)
             }
-            ConnectionState::EncodeTlsData(encode) => append(encode, control),
-            ConnectionState::TransmitTlsData(transmit) => transmit.done(),
-            ConnectionState::PeerClosed => *ended = true,
+            ConnectionState::EncodeTlsData(encode) => {
+                append(encode, control);
+                None
+            }
+            ConnectionState::TransmitTlsData(transmit) => {
+                transmit.done();
+                None
+            }
+            ConnectionState::PeerClosed => {
+                *ended = true;
+                None
+            }
             _ => return Err(Error::HandshakeNotComplete),
+        };
+        debug_assert_eq!(discard, 0, "whole records were used up when they came");
+        if let Some(written) = written {
+            return Ok(written);
         }
     }
 }

@@ -5,6 +5,7 @@ mod backends;
 mod balance_kit;
 mod closing;
 mod config;
+mod config_secure;
 mod demo;
 mod discovery;
 mod draining;
