@@ -369,8 +369,9 @@ fn drive<P: Process>(
             Ok(_) => false,
             Err(error) => {
                 // What the peer is told of it.
+                used += discard;
                 while let Ok(ConnectionState::EncodeTlsData(encode)) =
-                    machine.process(&mut []).state
+                    machine.process(&mut sealed[used..]).state
                 {
                     append(encode, control);
                 }

@@ -26,8 +26,9 @@ fn exchange(bench: &Bench, config: ClientConfig, bytes: u64) -> u64 {
         .enable_all()
         .build()
         .unwrap();
+    let address = bench.balancer.address();
     runtime.block_on(async {
-        let socket = TcpStream::connect(bench.balancer.address()).await.unwrap();
+        let socket = TcpStream::connect(address).await.unwrap();
         let name = ServerName::try_from("web.test").unwrap();
         let connector = TlsConnector::from(Arc::new(config));
         let stream = connector.connect(name, socket).await.unwrap();
