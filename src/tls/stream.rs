@@ -224,7 +224,7 @@ impl TlsStream {
 
     fn write(
         &mut self,
-        act: impl FnOnce(&mut dyn Traffic) -> Option<usize>,
+        act: impl FnMut(&mut dyn Traffic) -> Option<usize>,
     ) -> Result<usize, Error> {
         if self.is_broken {
             return Err(Error::EncryptError);
@@ -410,7 +410,7 @@ fn write<P: Process>(
     partial: &mut Vec<u8>,
     control: &mut Vec<u8>,
     ended: &mut bool,
-    act: impl FnOnce(&mut dyn Traffic) -> Option<usize>,
+    mut act: impl FnMut(&mut dyn Traffic) -> Option<usize>,
 ) -> Result<usize, Error> {
     loop {
         let UnbufferedStatus { discard, state, .. } = machine.process(partial);
