@@ -34,6 +34,9 @@ fn record(detail: &str) -> Record<'_> {
         tries: 1,
         path: RelayPath::Copy,
         failed_tries: &[],
+        passed_on_by: None,
+        certificate: None,
+        id: 0,
     }
 }
 

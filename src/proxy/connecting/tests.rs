@@ -2,6 +2,8 @@ use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::time::Instant;
 
+use rustix::net::sockopt;
+
 use super::*;
 use crate::balance::chance::Chance;
 use crate::balance::ejection::Ejection;

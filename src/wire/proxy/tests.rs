@@ -8,12 +8,14 @@ use proptest::prelude::*;
 use super::decode::tests::{accepted, binary, refused, with_crc32c};
 use super::*;
 
+type OwnedTlvs = Vec<(u8, Vec<u8>)>;
+
 /// What the specification says of bytes, read slowly and only once they are all there.
 #[derive(Debug, PartialEq)]
 enum Opinion {
     Incomplete,
     Wrong,
-    Right(Subject, Vec<(u8, Vec<u8>)>, usize),
+    Right(Subject, OwnedTlvs, usize),
 }
 
 fn opinion(bytes: &[u8]) -> Opinion {
@@ -67,7 +69,7 @@ fn line_opinion(line: &[u8]) -> Option<Subject> {
         return None;
     };
     let address = |word: &[u8]| match protocol {
-        b"TCP4" => ipv4_opinion(word).map(|octets| IpAddr::from(octets)),
+        b"TCP4" => ipv4_opinion(word).map(IpAddr::from),
         b"TCP6" => ipv6_opinion(word).map(|groups| IpAddr::from(groups).to_canonical()),
         _ => None,
     };
@@ -127,7 +129,7 @@ fn ipv6_opinion(word: &[u8]) -> Option<[u16; 8]> {
     all.try_into().ok()
 }
 
-fn binary_opinion(header: &[u8]) -> Option<(Subject, Vec<(u8, Vec<u8>)>)> {
+fn binary_opinion(header: &[u8]) -> Option<(Subject, OwnedTlvs)> {
     let is_local = match header[12] {
         0x20 => true,
         0x21 => false,
@@ -181,7 +183,7 @@ enum IsSound {
     No,
 }
 
-fn tlvs_opinion(header: &[u8], block: &[u8]) -> Result<Vec<(u8, Vec<u8>)>, IsSound> {
+fn tlvs_opinion(header: &[u8], block: &[u8]) -> Result<OwnedTlvs, IsSound> {
     let mut tlvs = vec![];
     let mut zeroed = header.to_vec();
     let mut at = header.len() - block.len();
@@ -225,7 +227,7 @@ fn compare(bytes: &[u8]) -> Result<(), TestCaseError> {
             let Ok(Decoded::Header(header, bytes)) = decoded else {
                 return Err(TestCaseError::fail(format!("{decoded:?}")));
             };
-            let found: Vec<(u8, Vec<u8>)> = header
+            let found: OwnedTlvs = header
                 .tlvs
                 .iter()
                 .map(|(kind, value)| (kind, value.to_vec()))

@@ -41,11 +41,9 @@ pub struct Tlvs {
 impl Tlvs {
     /// The TLVs that these bytes are; nothing if one goes beyond the end or bytes are left over.
     pub(super) fn read(bytes: &[u8]) -> Option<Tlvs> {
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            (_, rest) = split_first(rest)?;
-        }
-        Some(Tlvs {
+        let mut tlvs = Iter { rest: bytes };
+        while tlvs.next().is_some() {}
+        tlvs.rest.is_empty().then(|| Tlvs {
             bytes: bytes.to_vec(),
         })
     }
@@ -85,19 +83,14 @@ pub struct Iter<'a> {
 impl<'a> Iterator for Iter<'a> {
     type Item = (u8, &'a [u8]);
 
+    /// Stays where the bytes are no whole TLV.
     fn next(&mut self) -> Option<Self::Item> {
-        let (tlv, rest) = split_first(self.rest)?;
+        let ([kind, high, low], rest) = self.rest.split_first_chunk::<FIXED_BYTES>()?;
+        let length = u16::from_be_bytes([*high, *low]);
+        let (value, rest) = rest.split_at_checked(usize::from(length))?;
         self.rest = rest;
-        Some(tlv)
+        Some((*kind, value))
     }
-}
-
-/// Type and value of the first TLV, and what follows it.
-fn split_first(bytes: &[u8]) -> Option<((u8, &[u8]), &[u8])> {
-    let ([kind, high, low], rest) = bytes.split_first_chunk::<FIXED_BYTES>()?;
-    let length = u16::from_be_bytes([*high, *low]);
-    let (value, rest) = rest.split_at_checked(usize::from(length))?;
-    Some(((*kind, value), rest))
 }
 
 /// Where each value begins in a header that ends with these TLVs, with its type and length.

@@ -3,8 +3,9 @@
 
 use std::collections::HashSet;
 
-use super::super::tests::slow_crc32c;
 use super::*;
+use crate::wire::proxy::tests::slow_crc32c;
+use crate::wire::proxy::tlv;
 
 /// Lines, where they come from and where they went to.
 const LINES: &[(&str, &str, &str)] = &[
@@ -174,7 +175,7 @@ const LINES_REFUSED: &[(Refused, &[&str])] = &[
 ];
 
 /// A header of version 2 whose length field tells what follows.
-pub(in super::super) fn binary(command: u8, family: u8, block: &[&[u8]]) -> Vec<u8> {
+pub(in crate::wire::proxy) fn binary(command: u8, family: u8, block: &[&[u8]]) -> Vec<u8> {
     let block = block.concat();
     binary_of_length(command, family, block.len(), &block)
 }
@@ -186,7 +187,7 @@ fn binary_of_length(command: u8, family: u8, length: usize, block: &[u8]) -> Vec
 }
 
 /// A header that has its checksum put where the field is.
-pub(in super::super) fn with_crc32c(mut header: Vec<u8>, field_at: usize) -> Vec<u8> {
+pub(in crate::wire::proxy) fn with_crc32c(mut header: Vec<u8>, field_at: usize) -> Vec<u8> {
     header[field_at..field_at + 4].fill(0);
     let crc32c = slow_crc32c(&header);
     header[field_at..field_at + 4].copy_from_slice(&crc32c.to_be_bytes());
@@ -222,9 +223,10 @@ const AMAZON: &[u8] =
     \x03\0\x04\xe8\xd6\x89\x2d\xea\0\x17\x01vpce-08d2bf15fac5001c9\x04\0\x24\
     \0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
-type Tlv = (u8, &'static [u8]);
+/// Bytes, of whom they speak, and the TLVs.
+type Case = (Vec<u8>, Subject, Vec<(u8, &'static [u8])>);
 
-pub(in super::super) fn accepted() -> Vec<(Vec<u8>, Subject, Vec<Tlv>)> {
+pub(in crate::wire::proxy) fn accepted() -> Vec<Case> {
     let lines = LINES.iter().map(|(line, source, destination)| {
         (line.as_bytes().to_vec(), tcp(source, destination), vec![])
     });
@@ -239,7 +241,7 @@ pub(in super::super) fn accepted() -> Vec<(Vec<u8>, Subject, Vec<Tlv>)> {
     let plain = tcp("1.2.3.4:770", "5.6.7.8:443");
     let plain_v6 = tcp("[102:304::506]:770", "[708:900::a]:443");
     let (local, unknown_v2) = (Subject::Local, Subject::Unknown);
-    let binaries = [
+    let binaries: [Case; 27] = [
         // Probe 17.
         (binary(0x21, 0x11, &[IPV4]), plain, vec![]),
         (binary(0x21, 0x21, &[IPV6]), plain_v6, vec![]),
@@ -331,7 +333,7 @@ pub(in super::super) fn accepted() -> Vec<(Vec<u8>, Subject, Vec<Tlv>)> {
 }
 
 /// Bytes, why they are no header, and how many of them tell.
-pub(in super::super) fn refused() -> Vec<(Vec<u8>, Refused, usize)> {
+pub(in crate::wire::proxy) fn refused() -> Vec<(Vec<u8>, Refused, usize)> {
     use Refused::*;
     let mut cases = Vec::new();
     for (why, lines) in LINES_REFUSED {

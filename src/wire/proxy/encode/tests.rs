@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use proptest::prelude::*;
 
-use super::super::tests::slow_crc32c;
 use super::*;
+use crate::wire::proxy::tests::slow_crc32c;
 
 fn tcp(source: &str, destination: &str) -> Subject {
     Subject::Tcp {
@@ -101,7 +101,7 @@ proptest! {
     fn the_length_field_is_what_follows_it(
         source: SocketAddr,
         destination: SocketAddr,
-        tlvs in prop::collection::vec((any::<u8>(), prop::collection::vec(any::<u8>(), 0..40)), 0..5),
+        tlvs in prop::collection::vec((4_u8.., prop::collection::vec(any::<u8>(), 0..40)), 0..5),
     ) {
         let subject = Subject::Tcp { source, destination };
         let tlvs: Vec<(u8, &[u8])> = tlvs.iter().map(|(kind, value)| (*kind, &**value)).collect();
