@@ -35,9 +35,10 @@ def main():
     passes = dict.fromkeys(kinds, 0)
     with tempfile.TemporaryDirectory() as folder:
         balancers = {kind: Balancer(kind, options.lbd, servers, folder) for kind in kinds}
-        print(f"{'#':>2}  {'probe':62}" + "".join(f"{kind:>9}" for kind in kinds))
+        width = max(len(probe.__doc__) for _, probe in chosen)
+        print(f"{'#':>2}  {'probe':{width}}" + "".join(f"{kind:>9}" for kind in kinds))
         for number, probe in chosen:
-            row = f"{number:>2}  {probe.__doc__:62}"
+            row = f"{number:>2}  {probe.__doc__:{width}}"
             for kind, balancer in balancers.items():
                 try:
                     passed = probe(balancer.port, servers)
@@ -47,7 +48,7 @@ def main():
                 passes[kind] += passed
                 row += f"{'pass' if passed else 'FAIL':>9}"
             print(row, flush=True)
-        print(f"    {f'of {len(chosen)}':62}" + "".join(f"{passes[kind]:>9}" for kind in kinds))
+        print(f"    {f'of {len(chosen)}':{width}}" + "".join(f"{passes[kind]:>9}" for kind in kinds))
         for balancer in balancers.values():
             balancer.end()
     return 0 if passes["lbd"] == len(chosen) else 1

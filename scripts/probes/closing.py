@@ -1,6 +1,7 @@
 """Probes 1 to 10: how connections end, who is tried when a server refuses, who counts as idle."""
 
 import os
+import socket
 import threading
 import time
 

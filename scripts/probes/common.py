@@ -3,6 +3,7 @@
 import socket
 import struct
 import threading
+import time
 
 RESET = "reset"
 END = "end"
@@ -57,6 +58,14 @@ def connect(port, receive_buffer=None):
     client.settimeout(20)
     client.connect(("127.0.0.1", port))
     return client
+
+
+def send_slowly(connection, data, gap):
+    """Each byte in a segment of its own, with so many seconds between them."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for byte in data:
+        connection.sendall(bytes([byte]))
+        time.sleep(gap)
 
 
 def read_all(connection):

@@ -1,10 +1,7 @@
 """Probes 11 to 16: the same name leads to the same server however a ClientHello is split."""
 
-import socket
-import time
-
 from probes.balancers import NAMED
-from probes.common import Server, connect
+from probes.common import Server, connect, send_slowly
 
 CLIENT_HELLO = 1
 HANDSHAKE = 22
@@ -53,14 +50,14 @@ def reaches_the_named(front, servers, hello, gap=None):
         connection.sendall(b"other")
 
     with Server(servers[0], named), Server(servers[1], other), connect(front["sni"]) as client:
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if gap is None:
-            client.sendall(hello)
-        else:
-            for byte in hello:
-                client.sendall(bytes([byte]))
-                time.sleep(gap)
-        return client.recv(16) == b"named"
+        try:
+            if gap is None:
+                client.sendall(hello)
+            else:
+                send_slowly(client, hello, gap)
+            return client.recv(16) == b"named"
+        except ConnectionError:
+            return False
 
 
 def one_record(front, servers):

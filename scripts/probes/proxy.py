@@ -1,10 +1,9 @@
 """Probes 17 to 30: headers of the PROXY protocol, taken or refused as its specification says."""
 
-import socket
 import struct
 import time
 
-from probes.common import Server, connect, read_all
+from probes.common import Server, connect, read_all, send_slowly
 
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 LOCAL, PROXY, UNDEFINED = 0x20, 0x21, 0x22
@@ -39,14 +38,11 @@ def told(front, servers, header, gap=None):
         connection.sendall(b"answer")
 
     with Server(servers[0], script), connect(front["proxy"]) as client:
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             if gap is None:
                 client.sendall(header + b"question")
             else:
-                for byte in header + b"question":
-                    client.sendall(bytes([byte]))
-                    time.sleep(gap)
+                send_slowly(client, header + b"question", gap)
         except ConnectionError:
             pass
         answer, _ = read_all(client)
