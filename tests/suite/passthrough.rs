@@ -18,7 +18,7 @@ use crate::harness::balancer::{Balancer, Setup};
 use crate::harness::machine::{self, program};
 use crate::harness::peer::End;
 use crate::harness::process::{Helper, free_port};
-use crate::harness::sockets::{self, Refusing};
+use crate::harness::sockets::{self, Refusing, Silent};
 use crate::harness::tls::{self, Authority};
 use crate::routing_kit::{
     Keeper, PASSTHROUGH, ask, ask_from, ask_split, await_read, connect, dribble, hear, hello,
@@ -498,21 +498,25 @@ fn the_same_name_leads_to_the_same_backend_whoever_asks() {
 }
 
 #[test]
-fn a_hello_that_was_held_goes_to_the_next_backend_when_the_first_refuses() {
-    let (refusing, named) = (Refusing::new(), Keeper::new("named"));
-    let setup = Setup::over(&[refusing.address, named.address()])
-        .listener(PASSTHROUGH)
-        .pool("policy = \"failover\"\nejection = { connect_failures = 0 }");
-    let balancer = Balancer::start(&setup);
+fn a_hello_that_was_held_goes_to_the_next_backend_when_the_first_does_not_answer() {
+    let (refusing, silent) = (Refusing::new(), Silent::new());
     let long = in_records(&message(Some(&host(b"named.test")), &[], 30_000), 1 << 14);
-    for hello in [named_hello(), long] {
-        let heard = ask(balancer.address(), &hello);
-        assert_eq!(heard.from(), "named");
-        assert_eq!(named.received().last(), Some(&hello));
-        let record = balancer.record_of(heard.client);
-        assert_eq!(record.number("tries"), 2);
-        assert_eq!(record.text("backend"), "b1");
-        assert_eq!(record.number("bytes_to_backend"), hello.len() as u64);
+    for first in [refusing.address, silent.address] {
+        let named = Keeper::new("named");
+        let setup = Setup::over(&[first, named.address()])
+            .listener(PASSTHROUGH)
+            .pool("connect_timeout = \"2s\"\nretries = 1\npolicy = \"failover\"")
+            .pool("ejection = { connect_failures = 0 }");
+        let balancer = Balancer::start(&setup);
+        for hello in [named_hello(), long.clone()] {
+            let heard = ask(balancer.address(), &hello);
+            assert_eq!(heard.from(), "named");
+            assert_eq!(named.received().last(), Some(&hello));
+            let record = balancer.record_of(heard.client);
+            assert_eq!(record.number("tries"), 2);
+            assert_eq!(record.text("backend"), "b1");
+            assert_eq!(record.number("bytes_to_backend"), hello.len() as u64);
+        }
     }
 }
 
