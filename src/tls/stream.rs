@@ -45,6 +45,8 @@ pub struct TlsStream {
     ended: bool,
     /// Our close_notify is sealed.
     said_goodbye: bool,
+    /// What the peer did wrong: the connection is of no further use.
+    fault: Option<Error>,
 }
 
 enum Machine {
@@ -90,6 +92,7 @@ impl TlsStream {
             control: Vec::new(),
             ended: false,
             said_goodbye: false,
+            fault: None,
         }
     }
 
@@ -114,12 +117,19 @@ impl TlsStream {
         !self.common().is_handshaking()
     }
 
+    /// What the peer did wrong, also if [`open`](Self::open) had plaintext to give before it.
+    pub fn fault(&self) -> Option<&Error> {
+        self.fault.as_ref()
+    }
+
     /// Takes in what came, of at most [`SEALED_BYTES`]: plaintext goes to the front of `plain`,
     /// which has room for [`PLAIN_BYTES`]. Answers of the connection itself are in
     /// [`control`](Self::control) afterwards, also after an error, of which the peer is told.
     ///
-    /// Errors: what the peer did wrong; the connection is of no further use.
+    /// Errors: what the peer did wrong; the connection is of no further use. Plaintext that came
+    /// ahead of it is given first, and the error by [`fault`](Self::fault).
     pub fn open(&mut self, sealed: &mut [u8], plain: &mut [u8]) -> Result<Opened, Error> {
+        self.check_fault()?;
         let TlsStream {
             machine,
             control,
@@ -146,9 +156,21 @@ impl TlsStream {
             }
             Err(error) => {
                 self.partial = Vec::new();
-                Err(error)
+                self.fault = Some(error.clone());
+                match opened {
+                    0 => Err(error),
+                    plain => Ok(Opened {
+                        plain,
+                        established: self.is_established(),
+                        ended: false,
+                    }),
+                }
             }
         }
+    }
+
+    fn check_fault(&self) -> Result<(), Error> {
+        self.fault.clone().map_or(Ok(()), Err)
     }
 
     fn keep(&mut self, rest: &[u8]) {
@@ -198,8 +220,16 @@ impl TlsStream {
         }
         out[..front].copy_from_slice(&self.control);
         self.control_sent();
-        let sealed = self.write(|traffic| traffic.encrypt(plain, &mut out[front..]).ok())?;
-        Ok(front + sealed)
+        match self.write(|traffic| traffic.encrypt(plain, &mut out[front..]).ok()) {
+            Ok(sealed) => Ok(front + sealed),
+            Err(error) => {
+                // Over keys that are used up rustls says that we end. A peer that believed it
+                // would take what it has for everything.
+                let _ = self.write(|_| Some(0));
+                self.control_sent();
+                Err(error)
+            }
+        }
     }
 
     /// Adds the close_notify to [`control`](Self::control), once.
@@ -222,15 +252,17 @@ impl TlsStream {
         &mut self,
         act: impl FnOnce(&mut dyn Traffic) -> Option<usize>,
     ) -> Result<usize, Error> {
+        self.check_fault()?;
         let TlsStream {
             machine,
+            partial,
             control,
             ended,
             ..
         } = self;
         match machine {
-            Machine::Server(one) => write(&mut **one, control, ended, act),
-            Machine::Client(one) => write(&mut **one, control, ended, act),
+            Machine::Server(one) => write(&mut **one, partial, control, ended, act),
+            Machine::Client(one) => write(&mut **one, partial, control, ended, act),
         }
     }
 
@@ -273,6 +305,7 @@ impl fmt::Debug for TlsStream {
 trait Process {
     type Data;
     fn process<'c, 'i>(&'c mut self, sealed: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
+    fn has_to_say(&self) -> bool;
 }
 
 impl Process for UnbufferedServerConnection {
@@ -283,6 +316,10 @@ impl Process for UnbufferedServerConnection {
     ) -> UnbufferedStatus<'c, 'i, ServerConnectionData> {
         self.process_tls_records(sealed)
     }
+
+    fn has_to_say(&self) -> bool {
+        self.wants_write()
+    }
 }
 
 impl Process for UnbufferedClientConnection {
@@ -292,6 +329,10 @@ impl Process for UnbufferedClientConnection {
         sealed: &'i mut [u8],
     ) -> UnbufferedStatus<'c, 'i, ClientConnectionData> {
         self.process_tls_records(sealed)
+    }
+
+    fn has_to_say(&self) -> bool {
+        self.wants_write()
     }
 }
 
@@ -325,7 +366,8 @@ impl<Data> Traffic for WriteTraffic<'_, Data> {
     }
 }
 
-/// Processes every whole record and returns the bytes used.
+/// Processes every whole record and returns the bytes used. rustls remembers places in what is
+/// left, where a message goes on in the next record: it must be shown that again at every call.
 fn drive<P: Process>(
     machine: &mut P,
     sealed: &mut [u8],
@@ -360,9 +402,11 @@ fn drive<P: Process>(
             // is not taken, so there is none.
             Ok(_) => false,
             Err(error) => {
-                // What the peer is told of it.
-                while let Ok(ConnectionState::EncodeTlsData(encode)) =
-                    machine.process(&mut []).state
+                // What the peer is told of it. It comes before anything is looked for in the
+                // input, which must not be processed a second time.
+                while machine.has_to_say()
+                    && let Ok(ConnectionState::EncodeTlsData(encode)) =
+                        machine.process(&mut []).state
                 {
                     append(encode, control);
                 }
@@ -395,14 +439,18 @@ fn append<Data>(mut encode: EncodeTlsData<'_, Data>, control: &mut Vec<u8>) {
     }
 }
 
+/// Acts once data may be sent. `partial`: see [`drive`]; no record in it is whole.
 fn write<P: Process>(
     machine: &mut P,
+    partial: &mut [u8],
     control: &mut Vec<u8>,
     ended: &mut bool,
     act: impl FnOnce(&mut dyn Traffic) -> Option<usize>,
 ) -> Result<usize, Error> {
     loop {
-        match machine.process(&mut []).state? {
+        let UnbufferedStatus { discard, state, .. } = machine.process(partial);
+        debug_assert_eq!(discard, 0, "what was whole has been processed");
+        match state? {
             ConnectionState::WriteTraffic(mut traffic) => {
                 return act(&mut traffic).ok_or(Error::EncryptError);
             }
@@ -413,3 +461,6 @@ fn write<P: Process>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
