@@ -1,42 +1,43 @@
 #!/usr/bin/env bash
 # Measures lbd against HAProxy and nginx stream: CPU of the whole machine per unit of work, in
-# interleaved rounds, so that a machine that changes its pace changes it for all of them.
+# interleaved rounds, so that a machine that changes its pace changes it for all of them. With TLS
+# also against hitch, and then the CPU of the terminator's own processes.
 #
-#   scripts/bench.sh [--only rr32,cycle] [--systems direct,lbd,nginx] [--rounds N] [--seconds S]
-#                    [--lbd PATH] [--load PATH] [--idle N] [--quiet-wait S]
+#   scripts/bench.sh [--only rr32,cycle | --only tls] [--systems direct,lbd,nginx] [--rounds N]
+#                    [--seconds S] [--lbd PATH] [--load PATH] [--idle N] [--quiet-wait S]
 #                    [--retries N] [--no-halt] [--keep DIR]
 #
+# Workloads: rr1, rr32, rr200, rr32-16k, cycle, cycle-client, bulk-down, bulk-up, open, idle; with
+# TLS: tls-full, tls-resumed (connect, handshake, request, response, close), tls-rr32,
+# tls-bulk-down, tls-bulk-up, tls-idle; `tls` for all of these.
 # All traffic stays on 127.0.0.1. Every process is started here and ended by its pid.
 set -euo pipefail
 
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
+NAME=bench
+source "$(dirname "${BASH_SOURCE[0]}")/peers.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/terminators.sh"
 
 only=rr1,rr32,rr200,rr32-16k,cycle,bulk-down,bulk-up,open,idle
-systems=direct,lbd,haproxy,haproxy-splice,nginx
+systems=direct,lbd,haproxy,haproxy-splice,nginx,hitch
+TLS_WORKLOADS=tls-full,tls-resumed,tls-rr32,tls-bulk-down,tls-bulk-up,tls-idle
 rounds=5
-seconds=3
-idle=5000
+# With TLS more, because the time of a process is told in hundredths of a second.
+seconds=
+SECONDS_PLAIN=3 SECONDS_TLS=5
+idle=
+IDLE_PLAIN=5000 IDLE_TLS=2000
 quiet_wait=5
 retries=1
-lbd=
-load=
 no_halt=
-keep=
-# What measured best for bulk; for small messages and idle memory the size does not show.
-nginx_buffer_bytes=${NGINX_BUFFER_BYTES:-65536}
-haproxy_buffer_bytes=${HAPROXY_BUFFER_BYTES:-65536}
 
 main() {
     read_options "$@"
     ulimit -n "$(ulimit -Hn)"
-    DIR=${keep:-$(mktemp -d)}
-    mkdir -p "$DIR"
+    open_folder
     : >"$DIR/results"
-    PIDS=()
-    trap leave EXIT
-    trap 'exit 130' INT TERM
-    build
+    build_load
+    [[ ,$systems, != *,lbd,* ]] || build_lbd
+    [[ $only != *tls-* ]] || make_certificate
     choose_systems
     wait_for_others
     [[ -n $no_halt ]] && forbid_halt
@@ -63,22 +64,12 @@ read_options() {
         --quiet-wait) quiet_wait=$2 ;;
         --retries) retries=$2 ;;
         --keep) keep=$2 ;;
-        -h | --help) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit ;;
+        -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit ;;
         *) fail "unknown option $1" ;;
         esac
         shift 2 || fail "option $1 needs a value"
     done
-}
-
-build() {
-    if [[ -z $load ]]; then
-        cargo build --quiet --release --manifest-path "$ROOT/Cargo.toml" --example load
-        load=$TARGET/release/examples/load
-    fi
-    if [[ -z $lbd && ,$systems, == *,lbd,* ]]; then
-        cargo build --quiet --release --manifest-path "$ROOT/Cargo.toml" --bin lbd
-        lbd=$TARGET/release/lbd
-    fi
+    [[ $only != tls ]] || only=$TLS_WORKLOADS
 }
 
 # Those asked for, less the peers that are not installed.
@@ -90,13 +81,11 @@ choose_systems() {
         direct) SYSTEMS+=(direct) ;;
         lbd) SYSTEMS+=(lbd) ;;
         haproxy | haproxy-splice) have haproxy && SYSTEMS+=("$system") ;;
-        nginx) have nginx && SYSTEMS+=(nginx) ;;
+        nginx | hitch) have "$system" && SYSTEMS+=("$system") ;;
         *) fail "unknown system $system" ;;
         esac
     done
 }
-
-have() { command -v "$1" >/dev/null || { note "$1 is not installed: left out" && false; }; }
 
 # Two of these at a time would measure each other.
 wait_for_others() {
@@ -123,7 +112,7 @@ measure_all() {
     for ((round = 1; round <= rounds; round++)); do
         for workload in ${only//,/ }; do
             for system in "${SYSTEMS[@]}"; do
-                [[ $workload == idle && $system == direct ]] && continue
+                suits "$workload" "$system" || continue
                 note "round $round of $rounds: $workload, $system"
                 measure_cell "$workload" "$system" "$round"
             done
@@ -131,13 +120,28 @@ measure_all() {
     done
 }
 
+suits() {
+    case $1 in
+    tls-*) [[ $2 != direct && $2 != haproxy-splice ]] ;;
+    idle) [[ $2 != direct && $2 != hitch ]] ;;
+    *) [[ $2 != hitch ]] ;;
+    esac
+}
+
 # A fresh server and a fresh proxy per cell: nothing is inherited from another workload.
 measure_cell() {
     local workload=$1 system=$2 round=$3 json
-    start_server $(server_of "$workload")
-    start_system "$system"
-    if [[ $workload == idle ]]; then
-        json=$(measure_idle) || json=
+    start_server "$DIR/server.out" $(server_of "$workload")
+    BACKEND=$SERVER_PORT
+    if [[ $workload == tls-* ]]; then
+        start_terminator "$system"
+        limits "$SECONDS_TLS" "$IDLE_TLS"
+    else
+        start_system "$system"
+        limits "$SECONDS_PLAIN" "$IDLE_PLAIN"
+    fi
+    if [[ $workload == *idle ]]; then
+        json=$(measure_idle $(client_of "$workload")) || json=
     else
         json=$(measure_load $(client_of "$workload")) || json=
     fi
@@ -146,16 +150,22 @@ measure_cell() {
     else
         note "no result: $workload, $system"
     fi
-    end_all
+    end_processes
+}
+
+# The length of a round and the number of idle connections, where the options do not say them.
+limits() {
+    LENGTH=${seconds:-$1}
+    HELD=${idle:-$2}
 }
 
 server_of() {
     case $1 in
-    rr1 | rr32 | rr200 | open | idle | cycle-client) echo --kind echo ;;
+    rr1 | rr32 | rr200 | open | idle | cycle-client | tls-rr32 | tls-idle) echo --kind echo ;;
     rr32-16k) echo --kind echo --response-bytes 16384 ;;
-    cycle) echo --kind echo --close-after-response ;;
-    bulk-down) echo --kind source ;;
-    bulk-up) echo --kind sink ;;
+    cycle | tls-full | tls-resumed) echo --kind echo --close-after-response ;;
+    bulk-down | tls-bulk-down) echo --kind source ;;
+    bulk-up | tls-bulk-up) echo --kind sink ;;
     *) fail "unknown workload $1" ;;
     esac
 }
@@ -171,6 +181,13 @@ client_of() {
     bulk-down) echo bulk --connections 4 --direction down ;;
     bulk-up) echo bulk --connections 4 --direction up ;;
     open) echo open --rate 10000 --connections 64 ;;
+    idle) echo idle ;;
+    tls-full) echo cycle --concurrency 32 --tls full ;;
+    tls-resumed) echo cycle --concurrency 32 --tls resumed ;;
+    tls-rr32) echo rr --connections 32 --tls full ;;
+    tls-bulk-down) echo bulk --connections 4 --direction down --tls full ;;
+    tls-bulk-up) echo bulk --connections 4 --direction up --tls full ;;
+    tls-idle) echo idle --tls full ;;
     esac
 }
 
@@ -179,7 +196,8 @@ measure_load() {
     local attempt json
     for ((attempt = 0; attempt <= retries; attempt++)); do
         "$load" quiet --wait-seconds "$quiet_wait" 2>/dev/null
-        json=$("$load" "$@" --to "127.0.0.1:$PORT" --seconds "$seconds" --family $$) || {
+        json=$("$load" "$@" --to "127.0.0.1:$PORT" --seconds "$LENGTH" --family $$ \
+            ${PROXY:+--own "$PROXY"}) || {
             note "failed: $json"
             json=
             continue
@@ -201,13 +219,13 @@ measure_idle() {
     local before after client
     before=$(anonymous_kib)
     : >"$DIR/idle.out"
-    "$load" idle --to "127.0.0.1:$PORT" --connections "$idle" --hold-seconds 2 >"$DIR/idle.out" &
+    "$load" "$@" --to "127.0.0.1:$PORT" --connections "$HELD" --hold-seconds 2 >"$DIR/idle.out" &
     client=$!
     until_true 20 grep -q '^holding' "$DIR/idle.out" || { kill "$client" && return 1; }
     after=$(anonymous_kib)
     wait "$client" || return 1
     printf '{"unit":"connection","bytes_per_connection":%s,%s\n' \
-        $(((after - before) * 1024 / idle)) "$(sed -n 's/^{//p' "$DIR/idle.out")"
+        $(((after - before) * 1024 / HELD)) "$(sed -n 's/^{//p' "$DIR/idle.out")"
 }
 
 anonymous_kib() {
@@ -216,14 +234,6 @@ anonymous_kib() {
         total=$((total + $(awk '/^RssAnon/ {print $2}' "/proc/$pid/status")))
     done
     echo "$total"
-}
-
-start_server() {
-    : >"$DIR/server.out"
-    "$load" server "$@" >"$DIR/server.out" &
-    PIDS+=($!)
-    until_true 5 grep -q '^listening' "$DIR/server.out" || fail "the server does not start"
-    BACKEND=$(sed -n 's/^listening .*://p' "$DIR/server.out")
 }
 
 # Leaves the port to connect to in PORT and the proxy's first process in PROXY.
@@ -239,29 +249,9 @@ start_system() {
             >"$DIR/haproxy.cfg"
         start haproxy -db -f "$DIR/haproxy.cfg"
         ;;
-    nginx) nginx_config >"$DIR/nginx.conf" && start nginx -e "$DIR/nginx.err" -c "$DIR/nginx.conf" ;;
+    nginx) nginx_config >"$DIR/nginx.conf" && start_nginx ;;
     esac
-    until_true 5 answers "$PORT" || {
-        cat "$DIR/proxy.err" >&2
-        fail "$1 does not listen"
-    }
-    # Its probe connection ends, and what it does once at the start is over.
-    sleep 0.2
-}
-
-start() {
-    "$@" >"$DIR/proxy.err" 2>&1 &
-    PROXY=$!
-    PIDS+=("$PROXY")
-}
-
-answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
-
-# Below the ephemeral range, so that no client connection takes it meanwhile.
-free_port() {
-    local port=$((20000 + RANDOM % 10000))
-    while answers "$port"; do port=$((20000 + RANDOM % 10000)); done
-    echo "$port"
+    await_proxy "$1" 5 0.2
 }
 
 lbd_config() {
@@ -310,27 +300,9 @@ backend bench
 END
 }
 
-# Two descriptors each, and two more for the pipe of every fourth.
-haproxy_connections() {
-    local most=$((($(ulimit -n) - 500) * 2 / 5))
-    echo $((most < 20000 ? most : 20000))
-}
-
 nginx_config() {
-    local module
-    for module in /usr/lib/nginx/modules /usr/lib64/nginx/modules /usr/share/nginx/modules; do
-        [[ -e $module/ngx_stream_module.so ]] && echo "load_module $module/ngx_stream_module.so;" && break
-    done
+    nginx_preamble 2 crit
     cat <<END
-daemon off;
-worker_processes 2;
-worker_rlimit_nofile $(ulimit -n);
-pid $DIR/nginx.pid;
-error_log $DIR/nginx.err crit;
-events {
-    worker_connections 16384;
-    multi_accept on;
-}
 stream {
     access_log off;
     tcp_nodelay on;
@@ -347,43 +319,11 @@ stream {
 }
 END
 }
-until_true() {
-    local attempts=$(($1 * 50))
-    shift
-    until "$@"; do
-        ((attempts-- > 0)) || return 1
-        sleep 0.02
-    done
-}
-
-end_all() {
-    local pid
-    for pid in "${PIDS[@]}"; do
-        kill "$pid" 2>/dev/null || true
-    done
-    for pid in "${PIDS[@]}"; do
-        wait "$pid" 2>/dev/null || true
-    done
-    PIDS=()
-}
-
-leave() {
-    end_all
-    [[ -n $keep ]] || rm -rf "$DIR"
-}
 
 describe() {
-    echo "$(nproc) CPUs, Linux $(uname -r), $rounds rounds of $seconds s, $(date -u +%F)"
-    have haproxy 2>/dev/null && haproxy -v | head -1 || true
-    have nginx 2>/dev/null && nginx -v 2>&1 || true
+    echo "$(nproc) CPUs, Linux $(uname -r), $rounds rounds of ${seconds:-$SECONDS_PLAIN to $SECONDS_TLS} s, $(date -u +%F)"
+    versions haproxy nginx hitch
     echo
-}
-
-note() { echo "bench: $*" >&2; }
-
-fail() {
-    note "$@"
-    exit 1
 }
 
 main "$@"

@@ -24,8 +24,8 @@
 set -euo pipefail
 export LC_ALL=C
 
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-TARGET=${CARGO_TARGET_DIR:-$ROOT/target}
+NAME=failures
+source "$(dirname "${BASH_SOURCE[0]}")/peers.sh"
 
 only=failover,blackhole,mixed,queue
 systems=lbd,haproxy,nginx
@@ -33,9 +33,6 @@ policies=round_robin,least_connections,two_choices,random,least_latency
 rate=2000
 clients=10000
 workers=2
-lbd=
-load=
-keep=
 
 # Moments of a run, in seconds after its start.
 FAILOVER_KILL=3 FAILOVER_RESTART=6 FAILOVER_KILL_AGAIN=14 FAILOVER_END=17
@@ -47,19 +44,16 @@ QUEUE_LIMIT=100 QUEUE_DELAY_US=5000
 
 main() {
     read_options "$@"
-    build
+    build_load
+    build_lbd
     own_network "$@"
     # Two descriptors for each client, and some.
     ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)"
     CONNECTIONS=$((($(ulimit -n) - 2000) / 2))
-    DIR=${keep:-$(mktemp -d)}
-    mkdir -p "$DIR"
+    open_folder
     : >"$DIR/rows"
-    PIDS=()
     declare -gA BACKEND_PID BACKEND_PORT
     FAILED= TRACED= PROBES=
-    trap leave EXIT
-    trap 'exit 130' INT TERM
     choose_systems
     local part
     for part in ${only//,/ }; do
@@ -91,17 +85,6 @@ read_options() {
     done
 }
 
-build() {
-    if [[ -z $load ]]; then
-        cargo build --quiet --release --manifest-path "$ROOT/Cargo.toml" --example load
-        load=$TARGET/release/examples/load
-    fi
-    if [[ -z $lbd ]]; then
-        cargo build --quiet --release --manifest-path "$ROOT/Cargo.toml" --bin lbd
-        lbd=$TARGET/release/lbd
-    fi
-}
-
 # Starts this script again in a network of its own, or goes on without.
 own_network() {
     if [[ -n ${LBD_FAILURES_NETWORK:-} ]]; then
@@ -131,8 +114,6 @@ choose_systems() {
         esac
     done
 }
-
-have() { command -v "$1" >/dev/null || { note "$1 is not installed: left out" && false; }; }
 
 # --- one backend is killed -------------------------------------------------------------------
 
@@ -353,15 +334,12 @@ start_backends() {
 
 # Name, port or 0, letter, more options. The backend closes first, so that TIME_WAIT is on its side.
 start_backend() {
-    local name=$1 port=$2 letter=$3 out=$DIR/backend.$1
+    local name=$1 port=$2 letter=$3
     shift 3
-    : >"$out"
-    "$load" server --bind "127.0.0.1:$port" --threads 1 --name "$letter" --close-after-response \
-        "$@" >"$out" &
-    BACKEND_PID[$name]=$!
-    PIDS+=($!)
-    until_true 5 grep -q '^listening' "$out" || fail "the backend $name does not start"
-    BACKEND_PORT[$name]=$(sed -n 's/^listening .*://p' "$out")
+    start_server "$DIR/backend.$name" --bind "127.0.0.1:$port" --threads 1 --name "$letter" \
+        --close-after-response "$@"
+    BACKEND_PID[$name]=$SERVER
+    BACKEND_PORT[$name]=$SERVER_PORT
 }
 
 # Leaves the port to connect to in PORT and the proxy's first process in PROXY.
@@ -380,21 +358,11 @@ start_system() {
         ;;
     nginx)
         nginx_config >"$DIR/nginx.conf"
-        start nginx -e "$DIR/nginx.err" -c "$DIR/nginx.conf"
+        start_nginx
         ;;
     esac
-    until_true 10 answers "$PORT" || {
-        cat "$DIR/proxy.err" >&2
-        fail "$1 does not listen"
-    }
     # Its first probes are over then.
-    sleep 0.5
-}
-
-start() {
-    "$@" >"$DIR/proxy.err" 2>&1 &
-    PROXY=$!
-    PIDS+=("$PROXY")
+    await_proxy "$1" 10 0.5
 }
 
 lbd_config() {
@@ -465,20 +433,9 @@ END
 
 # A zone, so that the workers share what they know of failures.
 nginx_config() {
-    local module name
-    for module in /usr/lib/nginx/modules /usr/lib64/nginx/modules /usr/share/nginx/modules; do
-        [[ -e $module/ngx_stream_module.so ]] && echo "load_module $module/ngx_stream_module.so;" && break
-    done
+    local name
+    nginx_preamble "$workers" error
     cat <<END
-daemon off;
-worker_processes $workers;
-worker_rlimit_nofile $(ulimit -n);
-pid $DIR/nginx.pid;
-error_log $DIR/nginx.err error;
-events {
-    worker_connections 16384;
-    multi_accept on;
-}
 stream {
     access_log off;
     tcp_nodelay on;
@@ -503,15 +460,6 @@ END
 END
 }
 
-answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
-
-# Below the ephemeral range, so that no client connection takes it meanwhile.
-free_port() {
-    local port=$((20000 + RANDOM % 10000))
-    while answers "$port"; do port=$((20000 + RANDOM % 10000)); done
-    echo "$port"
-}
-
 now() { echo "$EPOCHREALTIME"; }
 
 # So many seconds after a moment.
@@ -520,36 +468,19 @@ sleep_until() {
         'BEGIN {left = then + after - now; print (left > 0 ? left : 0)}')"
 }
 
-until_true() {
-    local attempts=$(($1 * 50))
-    shift
-    until "$@"; do
-        ((attempts-- > 0)) || return 1
-        sleep 0.02
-    done
+# Under strace it is the tracee that is asked to end: its tracer then writes what it counted.
+ask_to_end() {
+    if [[ -n $TRACED && $1 == "$PROXY" ]]; then
+        kill $(cat "/proc/$1/task/$1/children")
+    else
+        kill "$1"
+    fi
 }
 
-# Under strace it is the tracee that is asked to end: its tracer then writes what it counted.
 end_all() {
-    local pid
-    for pid in "${PIDS[@]}"; do
-        if [[ -n $TRACED && $pid == "$PROXY" ]]; then
-            kill $(cat "/proc/$pid/task/$pid/children") 2>/dev/null || true
-        else
-            kill "$pid" 2>/dev/null || true
-        fi
-    done
-    for pid in "${PIDS[@]}"; do
-        wait "$pid" 2>/dev/null || true
-    done
-    PIDS=()
+    end_processes
     BACKEND_PID=()
     BACKEND_PORT=()
-}
-
-leave() {
-    end_all
-    [[ -n $keep ]] || rm -rf "$DIR"
 }
 
 # --- the table -----------------------------------------------------------------------------------
@@ -581,9 +512,7 @@ save() {
 
 describe() {
     echo "$(nproc) CPUs, Linux $(uname -r), $rate connections a second, $(date -u +%F)"
-    "$lbd" --version
-    have haproxy 2>/dev/null && haproxy -v | head -1 || true
-    have nginx 2>/dev/null && nginx -v 2>&1 || true
+    versions lbd haproxy nginx
     awk -F'|' '
         {
             if ($1 != part) {flush(); part = $1; print "\n" part}
@@ -604,13 +533,6 @@ describe() {
             lines = 0
             delete width
         }' "$DIR/rows"
-}
-
-note() { echo "failures: $*" >&2; }
-
-fail() {
-    note "$@"
-    exit 1
 }
 
 main "$@"

@@ -114,6 +114,8 @@ pub mod tls {
     pub mod server;
     pub mod stream;
     pub mod subject;
+    #[cfg(test)]
+    mod tests;
     mod tickets;
 }
 
@@ -151,6 +153,7 @@ pub mod runtime {
     mod plan;
     pub mod probing;
     mod rebalancing;
+    mod renewing;
     mod securing;
     pub mod sessions;
     pub mod shared;

@@ -1,16 +1,17 @@
 //! As many bytes as possible in one direction.
 
 use std::io;
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
+use rustix::event::PollFlags;
 
+use crate::channel::{Channel, wait_for};
 use crate::events::{Interest, Poller, ready, slot};
 use crate::exchange::Scratch;
 use crate::measure::{Common, Tally, Window, measure, print_bytes};
-use crate::net::{Moved, connected, receive_some, send_some};
+use crate::net::{Moved, connected};
+use crate::tls::Security;
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
@@ -20,6 +21,8 @@ pub(crate) struct Args {
     connections: usize,
     #[arg(long, value_enum, default_value_t = Direction::Down)]
     direction: Direction,
+    #[command(flatten)]
+    security: Security,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -46,7 +49,7 @@ struct Loop {
 }
 
 struct Flow {
-    stream: TcpStream,
+    channel: Channel,
     /// In the warm-up too.
     bytes: u64,
     is_broken: bool,
@@ -55,19 +58,22 @@ struct Flow {
 impl Loop {
     fn open(args: &Args, connections: usize) -> io::Result<Self> {
         let poller = Poller::new()?;
+        let tls = args.security.client();
         let interest = match args.direction {
             Direction::Down => Interest::Readable,
             Direction::Up => Interest::Writable,
         };
         let mut flows = Vec::with_capacity(connections);
         for slot in 0..connections {
-            let mut stream = connected(args.common.to)?;
-            poller.watch(&stream, slot, interest)?;
+            let stream = connected(args.common.to)?;
+            let mut channel = Channel::established(stream, tls.as_ref())?;
+            poller.watch(&channel, slot, interest)?;
             if args.direction == Direction::Down {
-                stream.write_all(b"!")?;
+                // A connection's first byte always fits.
+                channel.send_some(b"!")?;
             }
             flows.push(Flow {
-                stream,
+                channel,
                 bytes: 0,
                 is_broken: false,
             });
@@ -104,8 +110,8 @@ impl Loop {
     fn step(&mut self, slot: usize, tally: &mut Tally) -> u64 {
         let flow = &mut self.flows[slot];
         let moved = match self.direction {
-            Direction::Down => receive_some(&flow.stream, &mut self.scratch.incoming),
-            Direction::Up => send_some(&flow.stream, &self.scratch.outgoing),
+            Direction::Down => flow.channel.receive_some(&mut self.scratch.incoming),
+            Direction::Up => flow.channel.send_some(&self.scratch.outgoing),
         };
         let bytes = moved.and_then(|moved| match moved {
             Moved::Bytes(0) => Err(io::ErrorKind::UnexpectedEof.into()),
@@ -121,7 +127,7 @@ impl Loop {
                 tally.error(&error);
                 flow.is_broken = true;
                 // Fails only if it was not watched, and then there is nothing to forget.
-                let _ = self.poller.forget(&flow.stream);
+                let _ = self.poller.forget(&flow.channel);
                 0
             }
         }
@@ -130,7 +136,7 @@ impl Loop {
     /// Whatever was sent has to have arrived: a difference is an error.
     fn confirm(&mut self, tally: &mut Tally) {
         for flow in self.flows.iter_mut().filter(|flow| !flow.is_broken) {
-            match flow.count_at_server() {
+            match flow.count_at_server(&mut self.scratch) {
                 Ok(count) if count == flow.bytes => {}
                 Ok(count) => {
                     let text = format!("sent {} bytes, {count} arrived", flow.bytes);
@@ -146,12 +152,26 @@ impl Loop {
 const CONFIRM_WAIT: Duration = Duration::from_secs(5);
 
 impl Flow {
-    fn count_at_server(&mut self) -> io::Result<u64> {
-        self.stream.set_nonblocking(false)?;
-        self.stream.set_read_timeout(Some(CONFIRM_WAIT))?;
-        self.stream.shutdown(Shutdown::Write)?;
-        let mut count = [0; 8];
-        self.stream.read_exact(&mut count)?;
-        Ok(u64::from_be_bytes(count))
+    fn count_at_server(&mut self, scratch: &mut Scratch) -> io::Result<u64> {
+        while self.channel.holds_back() {
+            wait_for(&self.channel, PollFlags::OUT)?;
+            if let Moved::Bytes(count) = self.channel.send_some(&[])? {
+                self.bytes += count as u64;
+            }
+        }
+        self.channel.end()?;
+        let mut digits = Vec::new();
+        let until = Instant::now() + CONFIRM_WAIT;
+        while Instant::now() < until {
+            match self.channel.receive_some(&mut scratch.incoming)? {
+                Moved::Bytes(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Moved::Bytes(count) => digits.extend_from_slice(&scratch.incoming[..count]),
+                Moved::WouldBlock => wait_for(&self.channel, PollFlags::IN)?,
+            }
+            if let Ok(digits) = digits.as_slice().try_into() {
+                return Ok(u64::from_be_bytes(digits));
+            }
+        }
+        Err(io::ErrorKind::TimedOut.into())
     }
 }

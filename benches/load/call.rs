@@ -3,11 +3,11 @@
 use std::fmt::Write;
 use std::io;
 use std::net::{SocketAddr, SocketAddrV4};
-use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
 
+use crate::channel::Channel;
 use crate::events::{Interest, Poller};
 use crate::exchange::{Awaiting, Exchange, Scratch, Shape};
 use crate::line::Line;
@@ -68,7 +68,7 @@ impl End {
 
 #[derive(Debug)]
 pub(crate) struct Call {
-    socket: OwnedFd,
+    channel: Channel,
     exchange: Exchange,
     pub(crate) intended: Instant,
     /// The letter the response consists of, once one has come.
@@ -90,7 +90,7 @@ impl Call {
     ) -> Result<Call, End> {
         let socket = dial(to, from).map_err(|error| End::of(&error))?;
         Ok(Call {
-            socket,
+            channel: Channel::plain(socket),
             exchange: Exchange::new(shape),
             intended,
             name: None,
@@ -119,10 +119,10 @@ impl Call {
 
     fn step(&mut self, scratch: &mut Scratch) -> io::Result<Awaiting> {
         if !self.exchange.is_sent() {
-            return self.exchange.send(&self.socket, scratch);
+            return self.exchange.send(&mut self.channel, scratch);
         }
         let before = self.exchange.unread();
-        let awaiting = self.exchange.receive(&self.socket, scratch)?;
+        let awaiting = self.exchange.receive(&mut self.channel, scratch)?;
         let count = (before - self.exchange.unread()) as usize;
         self.check(&scratch.incoming[..count])?;
         Ok(awaiting)
@@ -148,8 +148,8 @@ impl Call {
             Awaiting::Response | Awaiting::Nothing => Interest::Readable,
         };
         match self.interest.replace(interest) {
-            None => poller.watch(&self.socket, slot, interest),
-            Some(before) if before != interest => poller.change(&self.socket, slot, interest),
+            None => poller.watch(&self.channel, slot, interest),
+            Some(before) if before != interest => poller.change(&self.channel, slot, interest),
             Some(_) => Ok(()),
         }
     }

@@ -2,13 +2,14 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::time::Instant;
 
+use crate::channel::Channel;
 use crate::events::{Interest, Poller, ready, slot};
 use crate::exchange::{Awaiting, Exchange, Scratch, Shape};
 use crate::measure::{Common, Tally, Window, measure, print_requests};
-use crate::net::{Moved, Sources, dial, receive_some};
+use crate::net::{Moved, Sources, dial};
+use crate::tls::{Client as TlsClient, Security};
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
@@ -27,6 +28,8 @@ pub(crate) struct Args {
     source_addresses: usize,
     #[command(flatten)]
     shape: Shape,
+    #[command(flatten)]
+    security: Security,
 }
 
 pub(crate) fn run(args: Args) -> io::Result<()> {
@@ -43,12 +46,13 @@ struct Loop {
     sources: Sources,
     client_closes: bool,
     shape: Shape,
+    tls: Option<TlsClient>,
     scratch: Scratch,
     clients: Vec<Option<Client>>,
 }
 
 struct Client {
-    socket: OwnedFd,
+    channel: Channel,
     exchange: Exchange,
     since: Instant,
     phase: Phase,
@@ -59,6 +63,7 @@ struct Client {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     AwaitRoom,
+    AwaitHandshake,
     AwaitResponse,
     AwaitEnd,
     Over,
@@ -72,6 +77,7 @@ impl Loop {
             sources: Sources::of_thread(thread, args.source_addresses),
             client_closes: args.client_closes,
             shape: args.shape,
+            tls: args.security.client(),
             scratch: Scratch::new(),
             clients: Vec::new(),
         })
@@ -102,12 +108,13 @@ impl Loop {
 
     fn begin(&mut self, slot: usize, tally: &mut Tally) {
         let since = Instant::now();
-        match dial(self.to, self.sources.take()) {
-            Ok(socket) => {
+        let dialled = dial(self.to, self.sources.take());
+        match dialled.and_then(|socket| Channel::new(socket, self.tls.as_ref())) {
+            Ok(channel) => {
                 let exchange = Exchange::new(self.shape);
                 let phase = Phase::AwaitRoom;
                 self.clients[slot] = Some(Client {
-                    socket,
+                    channel,
                     exchange,
                     since,
                     phase,
@@ -123,10 +130,13 @@ impl Loop {
     fn step(&mut self, slot: usize, window: Window, tally: &mut Tally) {
         self.go_on_counted(slot, tally);
         let over = self.clients[slot].take_if(|client| client.phase == Phase::Over);
-        if let Some(client) = over {
+        if let Some(mut client) = over {
+            // Who closed first does not care, and may have reset the connection by now.
+            let _ = client.channel.notify_close();
             let now = Instant::now();
             if window.counts(now) {
                 tally.request(now - client.since);
+                tally.connection(&client.channel);
             }
         }
     }
@@ -143,21 +153,21 @@ impl Loop {
             return Ok(());
         };
         client.phase = match client.phase {
-            Phase::AwaitRoom => client.send(&self.scratch)?,
+            Phase::AwaitRoom | Phase::AwaitHandshake => client.send(&self.scratch)?,
             Phase::AwaitResponse => client.receive(&mut self.scratch, self.client_closes)?,
             Phase::AwaitEnd => client.end(&mut self.scratch)?,
             Phase::Over => Phase::Over,
         };
         let interest = match client.phase {
             Phase::AwaitRoom => Interest::Writable,
-            Phase::AwaitResponse | Phase::AwaitEnd => Interest::Readable,
+            Phase::AwaitHandshake | Phase::AwaitResponse | Phase::AwaitEnd => Interest::Readable,
             // Closing takes the socket out of the set.
             Phase::Over => return Ok(()),
         };
         match client.interest.replace(interest) {
-            None => self.poller.watch(&client.socket, slot, interest),
+            None => self.poller.watch(&client.channel, slot, interest),
             Some(before) if before != interest => {
-                self.poller.change(&client.socket, slot, interest)
+                self.poller.change(&client.channel, slot, interest)
             }
             Some(_) => Ok(()),
         }
@@ -166,14 +176,19 @@ impl Loop {
 
 impl Client {
     fn send(&mut self, scratch: &Scratch) -> io::Result<Phase> {
-        Ok(match self.exchange.send(&self.socket, scratch)? {
+        match self.channel.establish()? {
+            Awaiting::Room => return Ok(Phase::AwaitRoom),
+            Awaiting::Response => return Ok(Phase::AwaitHandshake),
+            Awaiting::Nothing => {}
+        }
+        Ok(match self.exchange.send(&mut self.channel, scratch)? {
             Awaiting::Room => Phase::AwaitRoom,
             Awaiting::Response | Awaiting::Nothing => Phase::AwaitResponse,
         })
     }
 
     fn receive(&mut self, scratch: &mut Scratch, client_closes: bool) -> io::Result<Phase> {
-        Ok(match self.exchange.receive(&self.socket, scratch)? {
+        Ok(match self.exchange.receive(&mut self.channel, scratch)? {
             Awaiting::Room | Awaiting::Response => Phase::AwaitResponse,
             Awaiting::Nothing if client_closes => Phase::Over,
             // The end usually comes with the response.
@@ -182,7 +197,7 @@ impl Client {
     }
 
     fn end(&mut self, scratch: &mut Scratch) -> io::Result<Phase> {
-        match receive_some(&self.socket, &mut scratch.incoming)? {
+        match self.channel.receive_some(&mut scratch.incoming)? {
             Moved::Bytes(0) => Ok(Phase::Over),
             Moved::Bytes(_) => Err(io::Error::other("bytes after the response")),
             Moved::WouldBlock => Ok(Phase::AwaitEnd),

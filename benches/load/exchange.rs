@@ -1,11 +1,11 @@
-//! One request and its response on a non-blocking socket, as the client sees it.
+//! One request and its response on a non-blocking connection, as the client sees it.
 
 use std::io;
-use std::os::fd::AsFd;
 
 use clap::Args;
 
-use crate::net::{Moved, receive_some, send_some};
+use crate::channel::Channel;
+use crate::net::Moved;
 
 /// How large both messages are; client and server must agree.
 #[derive(Args, Clone, Copy, Debug)]
@@ -67,9 +67,13 @@ impl Exchange {
     }
 
     /// Goes on with the request.
-    pub(crate) fn send(&mut self, socket: impl AsFd, scratch: &Scratch) -> io::Result<Awaiting> {
+    pub(crate) fn send(
+        &mut self,
+        channel: &mut Channel,
+        scratch: &Scratch,
+    ) -> io::Result<Awaiting> {
         while self.unsent > 0 {
-            match send_some(&socket, chunk(&scratch.outgoing, self.unsent))? {
+            match channel.send_some(chunk(&scratch.outgoing, self.unsent))? {
                 Moved::Bytes(count) => self.unsent -= count as u64,
                 Moved::WouldBlock => return Ok(Awaiting::Room),
             }
@@ -81,10 +85,10 @@ impl Exchange {
     /// is more, and a second call for nothing would be paid by every request.
     pub(crate) fn receive(
         &mut self,
-        socket: impl AsFd,
+        channel: &mut Channel,
         scratch: &mut Scratch,
     ) -> io::Result<Awaiting> {
-        match receive_some(&socket, &mut scratch.incoming)? {
+        match channel.receive_some(&mut scratch.incoming)? {
             Moved::Bytes(0) => Err(io::Error::new(
                 io::ErrorKind::UnexpectedEof,
                 "short response",

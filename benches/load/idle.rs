@@ -3,16 +3,17 @@
 use std::io;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::channel::{Channel, wait_for};
 use crate::exchange::{Awaiting, Exchange, Scratch, Shape};
 use crate::line::Line;
 use crate::machine::Reading;
 use crate::net::{Sources, connected, dial, raise_descriptor_limit};
+use crate::tls::{Client, Security};
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
@@ -31,15 +32,18 @@ pub(crate) struct Args {
     warmup_seconds: f64,
     #[command(flatten)]
     shape: Shape,
+    #[command(flatten)]
+    security: Security,
 }
 
 pub(crate) fn run(args: Args) -> io::Result<()> {
     raise_descriptor_limit()?;
     let mut scratch = Scratch::new();
     let mut sources = Sources::of_thread(0, args.source_addresses);
-    let mut held: Vec<OwnedFd> = Vec::with_capacity(args.connections);
+    let tls = args.security.client();
+    let mut held: Vec<Channel> = Vec::with_capacity(args.connections);
     for _ in 0..args.connections {
-        held.push(open_one(&args, &mut sources, &mut scratch)?);
+        held.push(open_one(&args, tls.as_ref(), &mut sources, &mut scratch)?);
     }
     println!("holding {}", held.len());
     io::stdout().flush()?;
@@ -64,41 +68,37 @@ pub(crate) fn run(args: Args) -> io::Result<()> {
     Ok(())
 }
 
-fn open_one(args: &Args, sources: &mut Sources, scratch: &mut Scratch) -> io::Result<OwnedFd> {
-    let socket = match sources.take() {
-        Some(source) => dial(args.to, Some(source))?,
-        None => TcpStream::into(connected(args.to)?),
+fn open_one(
+    args: &Args,
+    tls: Option<&Client>,
+    sources: &mut Sources,
+    scratch: &mut Scratch,
+) -> io::Result<Channel> {
+    let stream = match sources.take() {
+        Some(source) => {
+            let socket = dial(args.to, Some(source))?;
+            wait_for(&socket, PollFlags::OUT)?;
+            TcpStream::from(socket)
+        }
+        None => connected(args.to)?,
     };
+    let mut channel = Channel::established(stream, tls)?;
     let mut exchange = Exchange::new(args.shape);
-    while exchange.send(&socket, scratch)? == Awaiting::Room {
-        wait_for(&socket, PollFlags::OUT)?;
+    while exchange.send(&mut channel, scratch)? == Awaiting::Room {
+        wait_for(&channel, PollFlags::OUT)?;
     }
     loop {
-        wait_for(&socket, PollFlags::IN)?;
-        if exchange.receive(&socket, scratch)? == Awaiting::Nothing {
-            return Ok(socket);
+        wait_for(&channel, PollFlags::IN)?;
+        if exchange.receive(&mut channel, scratch)? == Awaiting::Nothing {
+            return Ok(channel);
         }
     }
 }
 
-/// How long one step of opening may take.
-const STEP_WAIT: Timespec = Timespec {
-    tv_sec: 5,
-    tv_nsec: 0,
-};
-
-fn wait_for(socket: impl AsFd, flags: PollFlags) -> io::Result<()> {
-    let mut set = [PollFd::new(&socket, flags)];
-    match poll(&mut set, Some(&STEP_WAIT))? {
-        0 => Err(io::ErrorKind::TimedOut.into()),
-        _ => Ok(()),
-    }
-}
-
 /// Nothing is due on a held connection, so one that is readable was closed or broken.
-fn still_open_errors(held: &[OwnedFd]) -> usize {
-    let readable = |socket: &&OwnedFd| {
-        let mut set = [PollFd::new(*socket, PollFlags::IN)];
+fn still_open_errors(held: &[Channel]) -> usize {
+    let readable = |channel: &&Channel| {
+        let mut set = [PollFd::new(*channel, PollFlags::IN)];
         !matches!(
             poll(
                 &mut set,

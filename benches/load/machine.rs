@@ -72,6 +72,35 @@ impl Reading {
     }
 }
 
+/// CPU time so far of one process and of all that descend from it and are still there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Own {
+    ticks: u64,
+}
+
+impl Own {
+    pub(crate) fn of(pid: u32) -> io::Result<Self> {
+        let process = Process::read(pid)
+            .ok_or_else(|| io::Error::other(format!("there is no process {pid}")))?;
+        let mut ticks = process.ticks;
+        for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+            // One that has ended meanwhile left its children to another.
+            let children = fs::read_to_string(thread?.path().join("children")).unwrap_or_default();
+            for child in children
+                .split_whitespace()
+                .filter_map(|pid| pid.parse().ok())
+            {
+                ticks += Own::of(child).map_or(0, |own| own.ticks);
+            }
+        }
+        Ok(Self { ticks })
+    }
+
+    pub(crate) fn seconds_since(&self, earlier: &Own) -> f64 {
+        self.ticks.saturating_sub(earlier.ticks) as f64 / USER_HZ
+    }
+}
+
 /// CPU time so far of processes outside of our family: one process and all that descend from it,
 /// that is, the script that started generator, server and proxy. With the time of the
 /// children that were waited for, so that a process that ends moves its time but does not lose it.

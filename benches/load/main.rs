@@ -5,6 +5,7 @@
 
 mod bulk;
 mod call;
+mod channel;
 mod churn;
 mod crowd;
 mod cycle;
@@ -16,19 +17,21 @@ mod machine;
 mod measure;
 mod net;
 mod open;
-
 mod quiet;
 mod report;
+mod results;
 mod rr;
 mod server;
 mod service;
+mod session;
+mod tls;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
-#[command(about = "Loads a TCP proxy and measures what a unit of work costs the whole machine")]
+#[command(about = "Loads a TCP proxy and measures what a unit of work costs")]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use hdrhistogram::Histogram;
 
+use crate::channel::Channel;
 use crate::line::Line;
-use crate::machine::{Reading, Strangers};
+use crate::machine::{Own, Reading, Strangers};
 
 /// What every load has in common.
 #[derive(Args, Clone, Copy, Debug)]
@@ -28,6 +29,9 @@ pub(crate) struct Common {
     /// The process whose children (this one, server, proxy) are no strangers; else our parent.
     #[arg(long)]
     pub(crate) family: Option<u32>,
+    /// The proxy's first process, to measure what it and its children spend by themselves.
+    #[arg(long)]
+    pub(crate) own: Option<u32>,
 }
 
 impl Common {
@@ -56,7 +60,17 @@ pub(crate) struct Tally {
     pub(crate) bytes: u64,
     pub(crate) errors: u64,
     pub(crate) first_error: Option<String>,
+    handshakes: Option<Handshakes>,
     latency_ns: Histogram<u64>,
+}
+
+/// Of finished connections with TLS.
+#[derive(Clone, Copy, Debug, Default)]
+struct Handshakes {
+    full: u64,
+    resumed: u64,
+    /// Ended by the proxy without its `close_notify`.
+    cut: u64,
 }
 
 impl Tally {
@@ -68,6 +82,7 @@ impl Tally {
             bytes: 0,
             errors: 0,
             first_error: None,
+            handshakes: None,
             latency_ns,
         }
     }
@@ -76,6 +91,17 @@ impl Tally {
         self.requests += 1;
         self.latency_ns
             .saturating_record(latency.as_nanos().try_into().unwrap_or(u64::MAX));
+    }
+
+    /// What there is to say of a connection that is over.
+    pub(crate) fn connection(&mut self, channel: &Channel) {
+        let Some(session) = channel.session() else {
+            return;
+        };
+        let handshakes = self.handshakes.get_or_insert_default();
+        handshakes.full += u64::from(!session.is_resumed());
+        handshakes.resumed += u64::from(session.is_resumed());
+        handshakes.cut += u64::from(!session.is_closed_by_peer());
     }
 
     /// Errors count at any time: one in the warm-up is no better.
@@ -89,6 +115,12 @@ impl Tally {
         self.bytes += other.bytes;
         self.errors += other.errors;
         self.first_error = self.first_error.or(other.first_error);
+        if let Some(other) = other.handshakes {
+            let handshakes = self.handshakes.get_or_insert_default();
+            handshakes.full += other.full;
+            handshakes.resumed += other.resumed;
+            handshakes.cut += other.cut;
+        }
         self.latency_ns
             .add(&other.latency_ns)
             .expect("equal bounds");
@@ -113,7 +145,7 @@ pub(crate) fn measure(
         let threads: Vec<_> = (0..common.threads)
             .map(|n| scope.spawn(move || work(n, window)))
             .collect();
-        let spent = Spent::over(window, common.family.unwrap_or_else(parent_id))?;
+        let spent = Spent::over(window, &common)?;
         let mut total = Tally::new();
         for thread in threads {
             total = total.merge(thread.join().expect("a load thread does not panic")?);
@@ -128,23 +160,29 @@ pub(crate) struct Spent {
     seconds: f64,
     cpu_seconds_machine: f64,
     cpu_seconds_strangers: f64,
+    cpu_seconds_own: Option<f64>,
 }
 
 /// Reading all processes takes milliseconds, so it is done this long before the window.
 const READING_AHEAD: Duration = Duration::from_millis(20);
 
 impl Spent {
-    fn over(window: Window, family: u32) -> io::Result<Self> {
+    fn over(window: Window, common: &Common) -> io::Result<Self> {
+        let family = common.family.unwrap_or_else(parent_id);
+        let own = || common.own.map(Own::of).transpose();
         sleep_until(window.from - READING_AHEAD);
         let strangers_before = Strangers::of(family)?;
         sleep_until(window.from);
-        let before = Reading::now()?;
+        let (before, own_before) = (Reading::now()?, own()?);
         sleep_until(window.until);
-        let after = Reading::now()?;
+        let (after, own_after) = (Reading::now()?, own()?);
         Ok(Self {
             seconds: after.seconds_since(&before),
             cpu_seconds_machine: after.busy_seconds_since(&before),
             cpu_seconds_strangers: Strangers::of(family)?.seconds_since(&strangers_before),
+            cpu_seconds_own: own_after
+                .zip(own_before)
+                .map(|(after, before)| after.seconds_since(&before)),
         })
     }
 
@@ -152,12 +190,16 @@ impl Spent {
     /// Work of strangers is nobody's cost, so it is taken off as far as it is known.
     fn describe(&self, line: Line, unit: &str, units: f64) -> Line {
         let cpu_seconds = (self.cpu_seconds_machine - self.cpu_seconds_strangers).max(0.0);
-        let cpu_us_per_unit = if units > 0.0 {
-            cpu_seconds * 1e6 / units
-        } else {
-            0.0
+        let us_per_unit = |seconds: f64| {
+            let us = if units > 0.0 {
+                seconds * 1e6 / units
+            } else {
+                0.0
+            };
+            format!("{us:.3}")
         };
-        line.number("seconds", format_args!("{:.3}", self.seconds))
+        let line = line
+            .number("seconds", format_args!("{:.3}", self.seconds))
             .number("rate", format_args!("{:.1}", units / self.seconds))
             .number(
                 "cpu_seconds_machine",
@@ -168,7 +210,13 @@ impl Spent {
                 format_args!("{:.3}", self.cpu_seconds_strangers),
             )
             .word("unit", unit)
-            .number("cpu_us_per_unit", format_args!("{cpu_us_per_unit:.3}"))
+            .number("cpu_us_per_unit", us_per_unit(cpu_seconds));
+        match self.cpu_seconds_own {
+            None => line,
+            Some(own) => line
+                .number("cpu_seconds_own", format_args!("{own:.3}"))
+                .number("own_us_per_unit", us_per_unit(own)),
+        }
     }
 }
 
@@ -186,6 +234,12 @@ pub(crate) fn print_requests(
     let line = Line::new(workload).number("requests", tally.requests);
     let mut line = spent.describe(line, unit, tally.requests as f64);
     line = line.latencies(&tally.latency_ns);
+    if let Some(handshakes) = tally.handshakes {
+        line = line
+            .number("handshakes_full", handshakes.full)
+            .number("handshakes_resumed", handshakes.resumed)
+            .number("cut", handshakes.cut);
+    }
     finish(line, tally)
 }
 

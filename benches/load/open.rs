@@ -3,10 +3,10 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::TcpStream;
 use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
+use crate::channel::Channel;
 use crate::events::{Interest, Poller, ready, slot};
 use crate::exchange::{Awaiting, Exchange, Scratch, Shape};
 use crate::measure::{Common, Tally, Window, measure, print_requests};
@@ -51,7 +51,7 @@ struct Loop {
 }
 
 struct Client {
-    stream: TcpStream,
+    channel: Channel,
     exchange: Exchange,
     intended: Instant,
     interest: Interest,
@@ -62,10 +62,10 @@ impl Loop {
         let poller = Poller::new()?;
         let mut clients = Vec::with_capacity(connections);
         for slot in 0..connections {
-            let stream = connected(args.common.to)?;
-            poller.watch(&stream, slot, Interest::Readable)?;
+            let channel = Channel::plain(connected(args.common.to)?);
+            poller.watch(&channel, slot, Interest::Readable)?;
             clients.push(Client {
-                stream,
+                channel,
                 exchange: Exchange::new(args.shape),
                 intended: Instant::now(),
                 interest: Interest::Readable,
@@ -111,7 +111,7 @@ impl Loop {
             let client = &mut self.clients[slot];
             client.intended = self.late.pop_front().expect("not empty");
             client.exchange = Exchange::new(self.shape);
-            let sent = client.exchange.send(&client.stream, &self.scratch);
+            let sent = client.exchange.send(&mut client.channel, &self.scratch);
             self.settle(slot, sent, tally);
         }
     }
@@ -119,9 +119,11 @@ impl Loop {
     fn step(&mut self, slot: usize, window: Window, tally: &mut Tally) {
         let client = &mut self.clients[slot];
         let outcome = if client.exchange.is_sent() {
-            client.exchange.receive(&client.stream, &mut self.scratch)
+            client
+                .exchange
+                .receive(&mut client.channel, &mut self.scratch)
         } else {
-            client.exchange.send(&client.stream, &self.scratch)
+            client.exchange.send(&mut client.channel, &self.scratch)
         };
         if let Ok(Awaiting::Nothing) = outcome {
             let now = Instant::now();
@@ -141,7 +143,7 @@ impl Loop {
                 Awaiting::Response | Awaiting::Nothing => Interest::Readable,
             };
             if interest != client.interest {
-                self.poller.change(&client.stream, slot, interest)?;
+                self.poller.change(&client.channel, slot, interest)?;
                 client.interest = interest;
             }
             Ok(awaiting)
@@ -152,7 +154,7 @@ impl Loop {
             Err(error) => {
                 tally.error(&error);
                 // Fails only if it was not watched, and then there is nothing to forget.
-                let _ = self.poller.forget(&client.stream);
+                let _ = self.poller.forget(&client.channel);
                 self.idle.retain(|idle| *idle != slot);
             }
         }

@@ -1,12 +1,12 @@
-//! From the cells of `scripts/bench.sh` to tables: medians, what a proxy adds to the direct way,
-//! and how lbd stands against the best peer.
+//! From the cells of `scripts/bench.sh` to tables: medians, what a proxy adds to the direct way or
+//! spends by itself, and how lbd stands against the best peer.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use crate::line::{number, word};
+use crate::line::word;
+use crate::results::{Results, median};
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
@@ -16,140 +16,146 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> io::Result<()> {
     let results = Results::parse(&fs::read_to_string(args.results)?);
-    print_cells(&results);
-    print_added(&results);
-    print_latencies(&results);
+    for part in PARTS {
+        let rows = || part.rows.iter().filter(|row| results.has(row.workload));
+        if rows().next().is_some() {
+            print_cells(&results, part, rows());
+            print_comparison(&results, part, rows());
+            print_handshakes(&results, rows());
+            print_latencies(&results, rows());
+        }
+    }
     Ok(())
 }
 
 const DIRECT: &str = "direct";
 const OURS: &str = "lbd";
-const SYSTEMS: [&str; 5] = [DIRECT, OURS, "haproxy", "haproxy-splice", "nginx"];
+const SYSTEMS: [&str; 6] = [DIRECT, OURS, "haproxy", "haproxy-splice", "nginx", "hitch"];
 
-/// Rows of the tables, in order, with the goal: lbd's part of what the best peer adds.
-const ROWS: [(&str, Goal); 10] = [
-    ("rr1", Goal::Ratio(0.80)),
-    ("rr32", Goal::Ratio(0.80)),
-    ("rr200", Goal::Ratio(0.80)),
-    ("rr32-16k", Goal::None),
-    ("cycle", Goal::Ratio(0.85)),
-    ("cycle-client", Goal::None),
-    ("bulk-down", Goal::Ratio(0.70)),
-    ("bulk-up", Goal::Ratio(0.70)),
-    ("open", Goal::None),
-    ("idle", Goal::Most(2048.0)),
-];
+/// Tables that belong together, because they tell of the same measure.
+struct Part {
+    measure: &'static str,
+    comparison: &'static str,
+    /// The columns of the comparison.
+    systems: &'static [&'static str],
+    rows: &'static [Row],
+}
 
+struct Row {
+    workload: &'static str,
+    cost: Cost,
+    goal: Goal,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cost {
+    /// CPU of the whole machine; what the direct way costs is taken off for the comparison.
+    Machine,
+    /// CPU of the proxy's own processes.
+    Own,
+    Memory,
+}
+
+/// What is wanted of lbd.
 #[derive(Clone, Copy, Debug)]
 enum Goal {
     None,
+    /// Of the best peer.
     Ratio(f64),
     /// In the unit of the row.
     Most(f64),
 }
 
-/// All rounds of one system under one workload.
-type Cells = Vec<String>;
+const PARTS: &[Part] = &[
+    Part {
+        measure: "Whole machine, per unit",
+        comparison: "Added by the proxy (median less the median of direct; idle: user memory)",
+        systems: &["direct", "lbd", "haproxy", "haproxy-splice", "nginx"],
+        rows: &[
+            row("rr1", Cost::Machine, Goal::Ratio(0.80)),
+            row("rr32", Cost::Machine, Goal::Ratio(0.80)),
+            row("rr200", Cost::Machine, Goal::Ratio(0.80)),
+            row("rr32-16k", Cost::Machine, Goal::None),
+            row("cycle", Cost::Machine, Goal::Ratio(0.85)),
+            row("cycle-client", Cost::Machine, Goal::None),
+            row("bulk-down", Cost::Machine, Goal::Ratio(0.70)),
+            row("bulk-up", Cost::Machine, Goal::Ratio(0.70)),
+            row("open", Cost::Machine, Goal::None),
+            row("idle", Cost::Memory, Goal::Most(2048.0)),
+        ],
+    },
+    Part {
+        measure: "TLS: the terminator's own processes, per unit",
+        comparison: "TLS: own CPU (medians; tls-idle: user memory)",
+        systems: &["lbd", "haproxy", "nginx", "hitch"],
+        rows: &[
+            row("tls-full", Cost::Own, Goal::Ratio(0.55)),
+            row("tls-resumed", Cost::Own, Goal::Ratio(0.70)),
+            row("tls-rr32", Cost::Own, Goal::Ratio(0.80)),
+            row("tls-bulk-down", Cost::Own, Goal::Ratio(0.60)),
+            row("tls-bulk-up", Cost::Own, Goal::Ratio(0.60)),
+            row("tls-idle", Cost::Memory, Goal::Most(12.0 * 1024.0)),
+        ],
+    },
+];
 
-#[derive(Debug, Default)]
-struct Results {
-    cells: BTreeMap<(String, String), Cells>,
+const fn row(workload: &'static str, cost: Cost, goal: Goal) -> Row {
+    Row {
+        workload,
+        cost,
+        goal,
+    }
 }
 
-impl Results {
-    fn parse(text: &str) -> Self {
-        let mut results = Self::default();
-        for line in text.lines() {
-            let mut fields = line.splitn(4, '\t');
-            let [Some(workload), Some(system), Some(_round), Some(json)] =
-                std::array::from_fn(|_| fields.next())
-            else {
-                continue;
-            };
-            let key = (workload.to_owned(), system.to_owned());
-            results.cells.entry(key).or_default().push(json.to_owned());
-        }
-        results
-    }
-
-    fn cells(&self, workload: &str, system: &str) -> &[String] {
-        let key = (workload.to_owned(), system.to_owned());
-        self.cells.get(&key).map(Vec::as_slice).unwrap_or_default()
-    }
-
-    fn has(&self, workload: &str) -> bool {
-        self.cells.keys().any(|(known, _)| known == workload)
-    }
-
-    /// Of the undisturbed rounds, or of all where there is none.
-    fn values(&self, workload: &str, system: &str, key: &str) -> Vec<f64> {
-        let cells = self.cells(workload, system);
-        let any_quiet = cells
-            .iter()
-            .any(|json| strangers_share(json) <= STRANGERS_SHARE_MAX);
-        let mut values: Vec<f64> = cells
-            .iter()
-            .filter(|json| !any_quiet || strangers_share(json) <= STRANGERS_SHARE_MAX)
-            .filter_map(|json| number(json, key))
-            .collect();
-        values.sort_by(f64::total_cmp);
-        values
-    }
-
-    fn median(&self, workload: &str, system: &str, key: &str) -> Option<f64> {
-        median(&self.values(workload, system, key))
-    }
-
-    fn cost(&self, workload: &str, system: &str) -> Option<f64> {
-        self.median(workload, system, cost_key(workload))
-    }
-
-    /// The cost of one unit; memory has nothing to be compared with without a proxy.
-    fn added(&self, workload: &str, system: &str) -> Option<f64> {
-        let whole = self.cost(workload, system)?;
-        match workload {
-            "idle" => Some(whole),
-            _ => Some(whole - self.cost(workload, DIRECT)?),
+impl Row {
+    fn key(&self) -> &'static str {
+        match self.cost {
+            Cost::Machine => "cpu_us_per_unit",
+            Cost::Own => "own_us_per_unit",
+            Cost::Memory => "bytes_per_connection",
         }
     }
 
-    fn best_peer(&self, workload: &str) -> Option<f64> {
+    fn median(&self, results: &Results, system: &str) -> Option<f64> {
+        results.median(self.workload, system, self.key())
+    }
+
+    /// The proxy's part of the cost.
+    fn compared(&self, results: &Results, system: &str) -> Option<f64> {
+        let whole = self.median(results, system)?;
+        match self.cost {
+            Cost::Machine if system != DIRECT => Some(whole - self.median(results, DIRECT)?),
+            _ => Some(whole),
+        }
+    }
+
+    fn best_peer(&self, results: &Results) -> Option<f64> {
         SYSTEMS
             .iter()
             .filter(|system| ![DIRECT, OURS].contains(system))
-            .filter_map(|system| self.added(workload, system))
+            .filter_map(|system| self.compared(results, system))
             .min_by(f64::total_cmp)
     }
-}
 
-/// More than this and a round is disturbed; the script tries such a round again.
-const STRANGERS_SHARE_MAX: f64 = 0.1;
-
-fn strangers_share(json: &str) -> f64 {
-    let seconds = |key| number(json, key).unwrap_or(0.0);
-    match seconds("cpu_seconds_machine") {
-        0.0 => 0.0,
-        machine => seconds("cpu_seconds_strangers") / machine,
+    fn unit(&self, results: &Results) -> String {
+        let line = SYSTEMS
+            .iter()
+            .find_map(|system| results.cells(self.workload, system).first());
+        let unit = line.and_then(|line| word(line, "unit")).unwrap_or("?");
+        match self.cost {
+            Cost::Memory => "B/conn".to_owned(),
+            Cost::Machine | Cost::Own => format!("us/{unit}"),
+        }
     }
 }
 
-fn cost_key(workload: &str) -> &'static str {
-    if workload == "idle" {
-        "bytes_per_connection"
-    } else {
-        "cpu_us_per_unit"
-    }
-}
-
-fn median(sorted: &[f64]) -> Option<f64> {
-    let last = sorted.len().checked_sub(1)?;
-    Some((sorted[last / 2] + sorted[last.div_ceil(2)]) / 2.0)
-}
-
-fn print_cells(results: &Results) {
-    println!("Whole machine, per unit (median, lowest and highest of the rounds)\n");
+fn print_cells<'a>(results: &Results, part: &Part, rows: impl Iterator<Item = &'a Row>) {
     println!(
-        "{:<13}{:<16}{:>10}{:>10}{:>10}{:>8}  {:<14}{:>9}{:>8}{:>8}",
+        "{} (median, lowest and highest of the rounds)\n",
+        part.measure
+    );
+    println!(
+        "{:<14}{:<16}{:>10}{:>10}{:>10}{:>8}  {:<14}{:>9}{:>8}{:>8}",
         "workload",
         "system",
         "median",
@@ -161,21 +167,22 @@ fn print_cells(results: &Results) {
         "errors",
         "others"
     );
-    for (workload, _) in ROWS {
+    for row in rows {
         for system in SYSTEMS {
-            let costs = results.values(workload, system, cost_key(workload));
+            let costs = results.values(row.workload, system, row.key());
             let (Some(middle), Some(lowest), Some(highest)) =
                 (median(&costs), costs.first(), costs.last())
             else {
                 continue;
             };
-            let errors: f64 = results.values(workload, system, "errors").iter().sum();
             println!(
-                "{workload:<13}{system:<16}{middle:>10.2}{lowest:>10.2}{highest:>10.2}{:>8}  {:<14}{:>9}{errors:>8}{:>8}",
+                "{:<14}{system:<16}{middle:>10.2}{lowest:>10.2}{highest:>10.2}{:>8}  {:<14}{:>9}{:>8}{:>8}",
+                row.workload,
                 costs.len(),
-                unit(results, workload),
-                shown(results.median(workload, system, "rate"), 0),
-                strangers(results, workload, system),
+                row.unit(results),
+                shown(results.median(row.workload, system, "rate"), 0),
+                results.total(row.workload, system, "errors"),
+                strangers(results, row.workload, system),
             );
         }
     }
@@ -183,38 +190,34 @@ fn print_cells(results: &Results) {
 
 /// The share of the CPU time that other processes took in the rounds used.
 fn strangers(results: &Results, workload: &str, system: &str) -> String {
-    let total = |key| {
-        let values = results.values(workload, system, key);
-        values.iter().fold(0.0, |sum, value| sum + value)
-    };
-    match total("cpu_seconds_machine") {
+    let strangers = results.total(workload, system, "cpu_seconds_strangers");
+    match results.total(workload, system, "cpu_seconds_machine") {
         0.0 => "-".to_owned(),
-        machine => format!("{:.0} %", 100.0 * total("cpu_seconds_strangers") / machine),
+        machine => format!("{:.0} %", 100.0 * strangers / machine),
     }
 }
 
-fn print_added(results: &Results) {
-    println!("\nAdded by the proxy (median less the median of direct; idle: user memory)\n");
-    print!("{:<13}{:<15}{:>9}", "workload", "unit", "direct");
-    for system in &SYSTEMS[1..] {
+fn print_comparison<'a>(results: &Results, part: &Part, rows: impl Iterator<Item = &'a Row>) {
+    println!("\n{}\n", part.comparison);
+    print!("{:<14}{:<15}", "workload", "unit");
+    for system in part.systems {
         print!("{system:>16}");
     }
     println!("{:>12}  goal", "lbd/best");
-    for (workload, goal) in ROWS
-        .into_iter()
-        .filter(|(workload, _)| results.has(workload))
-    {
-        let unit = unit(results, workload);
-        let direct = shown(results.cost(workload, DIRECT), 1);
-        print!("{workload:<13}{unit:<15}{direct:>9}");
-        for system in &SYSTEMS[1..] {
-            print!("{:>16}", shown(results.added(workload, system), 1));
+    for row in rows {
+        print!("{:<14}{:<15}", row.workload, row.unit(results));
+        for system in part.systems {
+            print!("{:>16}", shown(row.compared(results, system), 1));
         }
-        let ours = results.added(workload, OURS);
+        let ours = row.compared(results, OURS);
         let ratio = ours
-            .zip(results.best_peer(workload))
+            .zip(row.best_peer(results))
             .map(|(ours, best)| ours / best);
-        println!("{:>12}  {}", shown(ratio, 2), verdict(goal, ours, ratio));
+        println!(
+            "{:>12}  {}",
+            shown(ratio, 2),
+            verdict(row.goal, ours, ratio)
+        );
     }
 }
 
@@ -231,38 +234,59 @@ fn verdict(goal: Goal, ours: Option<f64>, ratio: Option<f64>) -> String {
     }
 }
 
-fn print_latencies(results: &Results) {
+/// Whether a row shows what its name says, and how exact it can be: the kernel tells the CPU time
+/// of a process in hundredths of a second.
+fn print_handshakes<'a>(results: &Results, rows: impl Iterator<Item = &'a Row>) {
+    let mut heading = Some(format!(
+        "\n{:<14}{:<16}{:>18}{:>12}{:>12}{:>18}",
+        "workload", "system", "least own seconds", "full", "resumed", "no close_notify"
+    ));
+    for row in rows.filter(|row| row.cost == Cost::Own) {
+        for system in SYSTEMS {
+            let own = results.values(row.workload, system, "cpu_seconds_own");
+            let Some(least) = own.first() else {
+                continue;
+            };
+            if let Some(heading) = heading.take() {
+                println!("{heading}");
+            }
+            let total = |key| match results.values(row.workload, system, key)[..] {
+                [] => "-".to_owned(),
+                _ => results.total(row.workload, system, key).to_string(),
+            };
+            println!(
+                "{:<14}{system:<16}{least:>18.2}{:>12}{:>12}{:>18}",
+                row.workload,
+                total("handshakes_full"),
+                total("handshakes_resumed"),
+                total("cut"),
+            );
+        }
+    }
+}
+
+fn print_latencies<'a>(results: &Results, rows: impl Iterator<Item = &'a Row>) {
     println!("\nLatency, us (medians of the rounds)\n");
     println!(
-        "{:<13}{:<16}{:>10}{:>10}{:>10}{:>11}",
+        "{:<14}{:<16}{:>10}{:>10}{:>10}{:>11}",
         "workload", "system", "p50", "p99", "p99.9", "max"
     );
-    for (workload, _) in ROWS {
+    for row in rows {
         for system in SYSTEMS {
-            let quantile = |key| results.median(workload, system, key);
+            let quantile = |key| results.median(row.workload, system, key);
             let Some(p50) = quantile("p50_us") else {
                 continue;
             };
             println!(
-                "{workload:<13}{system:<16}{p50:>10.0}{:>10}{:>10}{:>11}",
+                "{:<14}{system:<16}{p50:>10.0}{:>10}{:>10}{:>11}",
+                row.workload,
                 shown(quantile("p99_us"), 0),
                 shown(quantile("p999_us"), 0),
                 shown(quantile("max_us"), 0),
             );
         }
     }
-}
-
-fn unit(results: &Results, workload: &str) -> String {
-    let line = SYSTEMS
-        .iter()
-        .find_map(|system| results.cells(workload, system).first());
-    let unit = line.and_then(|line| word(line, "unit")).unwrap_or("?");
-    if workload == "idle" {
-        "B/conn".to_owned()
-    } else {
-        format!("us/{unit}")
-    }
+    println!();
 }
 
 fn shown(value: Option<f64>, digits: usize) -> String {

@@ -1,13 +1,14 @@
 //! Closed loop of requests on connections that stay open.
 
 use std::io;
-use std::net::TcpStream;
 use std::time::Instant;
 
+use crate::channel::Channel;
 use crate::events::{Interest, Poller, Ready, ready, slot};
 use crate::exchange::{Awaiting, Exchange, Scratch, Shape};
 use crate::measure::{Common, Tally, Window, measure, print_requests};
 use crate::net::connected;
+use crate::tls::Security;
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
@@ -17,6 +18,8 @@ pub(crate) struct Args {
     connections: usize,
     #[command(flatten)]
     shape: Shape,
+    #[command(flatten)]
+    security: Security,
 }
 
 pub(crate) fn run(args: Args) -> io::Result<()> {
@@ -38,7 +41,7 @@ struct Loop {
 }
 
 struct Client {
-    stream: TcpStream,
+    channel: Channel,
     exchange: Exchange,
     since: Instant,
     interest: Interest,
@@ -49,12 +52,14 @@ struct Client {
 impl Loop {
     fn open(args: &Args, connections: usize) -> io::Result<Self> {
         let poller = Poller::new()?;
+        let tls = args.security.client();
         let mut clients = Vec::with_capacity(connections);
         for slot in 0..connections {
             let stream = connected(args.common.to)?;
-            poller.watch(&stream, slot, Interest::Readable)?;
+            let channel = Channel::established(stream, tls.as_ref())?;
+            poller.watch(&channel, slot, Interest::Readable)?;
             clients.push(Client {
-                stream,
+                channel,
                 exchange: Exchange::new(args.shape),
                 since: Instant::now(),
                 interest: Interest::Readable,
@@ -95,16 +100,18 @@ impl Loop {
             tally.error(&error);
             self.clients[slot].is_broken = true;
             // Fails only if it was not watched, and then there is nothing to forget.
-            let _ = self.poller.forget(&self.clients[slot].stream);
+            let _ = self.poller.forget(&self.clients[slot].channel);
         }
     }
 
     fn go_on(&mut self, slot: usize, window: Window, tally: &mut Tally) -> io::Result<()> {
         let client = &mut self.clients[slot];
         let mut awaiting = if client.exchange.is_sent() {
-            client.exchange.receive(&client.stream, &mut self.scratch)?
+            client
+                .exchange
+                .receive(&mut client.channel, &mut self.scratch)?
         } else {
-            client.exchange.send(&client.stream, &self.scratch)?
+            client.exchange.send(&mut client.channel, &self.scratch)?
         };
         if awaiting == Awaiting::Nothing {
             let now = Instant::now();
@@ -113,14 +120,14 @@ impl Loop {
             }
             client.since = now;
             client.exchange = Exchange::new(self.shape);
-            awaiting = client.exchange.send(&client.stream, &self.scratch)?;
+            awaiting = client.exchange.send(&mut client.channel, &self.scratch)?;
         }
         let interest = match awaiting {
             Awaiting::Room => Interest::Writable,
             Awaiting::Response | Awaiting::Nothing => Interest::Readable,
         };
         if interest != client.interest {
-            self.poller.change(&client.stream, slot, interest)?;
+            self.poller.change(&client.channel, slot, interest)?;
             client.interest = interest;
         }
         Ok(())

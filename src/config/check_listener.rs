@@ -36,13 +36,10 @@ pub(crate) fn draft(table: &Reader<'_>) -> Draft {
     table.choice("mode", &[("tcp", ())], &["ai", "kernel"]);
     let (allow, deny) = check_admission::network_lists(table);
     let tls = check_secure::listener_tls(table);
-    if !check_route::is_written(table) {
-        table.require("pool");
-    }
     Draft {
         name: table.required("name", "a string", names::name),
         binds: binds(table),
-        pool: table.optional("pool", "the name of a [[pool]]", |text| Ok(text.to_owned())),
+        pool: pool(table),
         routes: check_route::routes(table, tls.is_some()),
         accept_proxy: check_secure::accept_proxy(table),
         tls,
@@ -54,6 +51,14 @@ pub(crate) fn draft(table: &Reader<'_>) -> Draft {
         deny,
         per_source: check_admission::per_source(table),
     }
+}
+
+/// With routes it may be left out.
+fn pool(table: &Reader<'_>) -> Option<Found<String>> {
+    if !check_route::is_written(table) {
+        table.require("pool");
+    }
+    table.optional("pool", "the name of a [[pool]]", |text| Ok(text.to_owned()))
 }
 
 fn binds(table: &Reader<'_>) -> Vec<Found<Vec<Endpoint>>> {

@@ -2,29 +2,19 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
 
+use rustls::client::Resumption;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, Error, ProtocolVersion};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::client::Resumption;
-use tokio_rustls::rustls::client::danger::{
-    HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
-};
-use tokio_rustls::rustls::crypto::{CryptoProvider, aws_lc_rs};
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use tokio_rustls::rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, ProtocolVersion, RootCertStore,
-    SignatureScheme,
-};
 
 use super::connect::{Failure, Stream, describe};
 use crate::base::addr::Endpoint;
-use crate::base::wall::Stamp;
 use crate::config::certificates::system_roots;
 use crate::config::settings::{Probe, TlsVerify, without_port};
-
-/// Names of a certificate that are shown.
-const NAMES_SHOWN: usize = 3;
+use crate::tls::client::{self, ClientSpec, Trust};
+use crate::tls::fault;
 
 /// What a handshake needs to know.
 #[derive(Clone, Debug)]
@@ -85,34 +75,22 @@ impl TlsClient {
 }
 
 fn config(verify: &TlsVerify, alpn: Option<Vec<u8>>) -> ClientConfig {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .expect("the provider has suites of both versions");
-    let mut config = if verify.insecure {
-        builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
-            .with_no_client_auth()
-    } else {
-        builder
-            .with_root_certificates(roots(verify))
-            .with_no_client_auth()
+    let spec = ClientSpec {
+        trust: trust(verify),
+        identity: None,
     };
+    let mut config = client::config(&spec).expect("the provider has suites of both versions");
     config.resumption = Resumption::disabled();
     config.alpn_protocols = alpn.into_iter().collect();
     config
 }
 
-fn roots(verify: &TlsVerify) -> Arc<RootCertStore> {
+/// Whom these settings believe.
+pub fn trust(verify: &TlsVerify) -> Trust {
     match &verify.ca {
-        None => system_roots(),
-        Some(bundle) => {
-            let mut roots = RootCertStore::empty();
-            // The check of the configuration has tried each of them.
-            roots.add_parsable_certificates(bundle.certificates.iter().cloned());
-            Arc::new(roots)
-        }
+        _ if verify.insecure => Trust::Anyone,
+        None => Trust::Roots(system_roots()),
+        Some(bundle) => Trust::Roots(client::roots(bundle.certificates.iter().cloned())),
     }
 }
 
@@ -122,117 +100,11 @@ fn refusal(error: &io::Error) -> String {
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<Error>());
     match tls {
-        Some(Error::InvalidCertificate(why)) => certificate_refusal(why),
-        Some(Error::InvalidMessage(_)) => "the answer is not TLS".to_owned(),
-        Some(Error::AlertReceived(alert)) => format!("the server ended the handshake: {alert:?}"),
-        Some(Error::PeerIncompatible(why)) => format!("nothing in common with the server: {why:?}"),
-        Some(other) => format!("TLS: {other}"),
+        Some(error) => fault::phrase(error),
         None if error.kind() == io::ErrorKind::UnexpectedEof => {
             "closed within the TLS handshake".to_owned()
         }
         None => format!("{} within the TLS handshake", describe(error)),
-    }
-}
-
-fn certificate_refusal(why: &CertificateError) -> String {
-    match why {
-        CertificateError::NotValidForNameContext {
-            expected,
-            presented,
-        } => {
-            let names = presented_names(presented);
-            format!("certificate is for {names}, expected {}", expected.to_str())
-        }
-        CertificateError::NotValidForName => "certificate is for another name".to_owned(),
-        CertificateError::ExpiredContext { not_after, .. } => {
-            format!("certificate expired on {}", date(*not_after))
-        }
-        CertificateError::Expired => "certificate has expired".to_owned(),
-        CertificateError::NotValidYetContext { not_before, .. } => {
-            format!("certificate is not valid before {}", date(*not_before))
-        }
-        CertificateError::NotValidYet => "certificate is not valid yet".to_owned(),
-        CertificateError::UnknownIssuer => "certificate of an unknown issuer".to_owned(),
-        CertificateError::BadSignature => {
-            "certificate of an unknown issuer: the known one of its name has another key".to_owned()
-        }
-        CertificateError::Revoked => "certificate is revoked".to_owned(),
-        other => format!("certificate refused: {other}"),
-    }
-}
-
-/// The names as rustls gives them, `DnsName("a.example")`, without their wrapping.
-fn presented_names(presented: &[String]) -> String {
-    let bare = |name: &String| {
-        let inner = name
-            .split_once('(')
-            .and_then(|(_, rest)| rest.rsplit_once(')'));
-        let inner = inner.map_or(name.as_str(), |(inner, _)| inner);
-        inner.trim_matches('"').escape_debug().to_string()
-    };
-    let shown: Vec<String> = presented.iter().take(NAMES_SHOWN).map(bare).collect();
-    match presented.len() {
-        0 => "no name".to_owned(),
-        all if all > NAMES_SHOWN => format!("{} and {} more", shown.join(", "), all - NAMES_SHOWN),
-        _ => shown.join(", "),
-    }
-}
-
-fn date(time: UnixTime) -> String {
-    let at = UNIX_EPOCH.checked_add(Duration::from_secs(time.as_secs()));
-    let mut stamp = Stamp::new();
-    let text = stamp.render(at.unwrap_or(UNIX_EPOCH));
-    String::from_utf8_lossy(&text[..10]).into_owned()
-}
-
-/// `insecure = true`: takes any certificate, though the handshake must be signed by its key.
-#[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        tokio_rustls::rustls::crypto::verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        tokio_rustls::rustls::crypto::verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 

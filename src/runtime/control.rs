@@ -19,9 +19,10 @@ use super::draining::Draining;
 use super::plan::{Plan, Registry};
 use super::probing::{PROBES_AT_ONCE, Probing};
 use super::rebalancing::Rebalancing;
+use super::renewing::{self, Content, Renewing};
 use super::securing::Secured;
 use super::shared::{BindId, Message, Shared};
-use super::state::State;
+use super::state::{State, certificates};
 use super::worker::Worker;
 use crate::balance::backend::Wish;
 use crate::base::addr::Endpoint;
@@ -149,6 +150,7 @@ pub struct Control {
     holds_clients: bool,
     draining: Draining,
     rebalancing: Rebalancing,
+    renewing: Renewing,
     started_at: Moment,
     commands: mpsc::Receiver<Command>,
     /// Tells of a worker that ended.
@@ -185,6 +187,7 @@ impl Control {
             discovering,
             draining: Draining::default(),
             rebalancing: Rebalancing::default(),
+            renewing: Renewing::default(),
             started_at: Moment::now(),
             commands,
             ended,
@@ -231,6 +234,7 @@ impl Control {
     pub async fn run(mut self) -> io::Result<()> {
         self.probing.apply(&self.settings, &self.plan);
         self.discovering.begin(&self.settings);
+        self.renewing.apply(&self.settings);
         let mut force_at: Option<Instant> = None;
         let mut result = Ok(());
         let mut round = interval(ROUND);
@@ -270,6 +274,7 @@ impl Control {
                     }
                 },
                 heard = self.discovering.heard() => self.take_in(&heard),
+                renewed = self.renewing.renewed() => self.renew(&renewed),
                 _ = round.tick() => self.make_round(),
                 () = forced => {
                     self.tell_workers(|| Message::Stop);
@@ -381,6 +386,7 @@ impl Control {
         self.tell_workers_to_listen_to_all();
         self.probing.apply(&self.settings, &self.plan);
         self.discovering.apply(&self.settings);
+        self.renewing.apply(&self.settings);
         Ok(reloaded)
     }
 
@@ -399,6 +405,27 @@ impl Control {
         if self.discovering.is_warm() {
             self.let_clients_in();
         }
+    }
+
+    /// Takes up what was replaced on disk: certificates of listeners where they are, so that tickets
+    /// and sessions know nothing of it, and the rest as a reload does.
+    fn renew(&mut self, renewed: &[Content]) {
+        let renewal = renewing::put_into(&mut self.settings, renewed);
+        if !renewal.is_for_all {
+            let listeners = renewal.listeners.iter();
+            let listeners = listeners.map(|index| &self.settings.listeners[*index]);
+            self.registry.renew_certificates(listeners);
+            return;
+        }
+        match secured(&self.registry, &self.settings) {
+            Ok(secured) => self.registry.adopt(secured),
+            Err(error) => return tracing::error!("nothing new is in use: {error}"),
+        }
+        let book = self.discovering.book();
+        let plan = Plan::new(&self.settings, &mut self.registry, book);
+        self.replace_plan(plan);
+        self.publish();
+        self.probing.apply(&self.settings, &self.plan);
     }
 
     /// Every change of what pools have passes here.
@@ -523,6 +550,10 @@ impl Control {
         let now = Moment::now();
         for (pool, settings) in state.pools.iter_mut().zip(&self.settings.pools) {
             pool.discovery = self.discovering.states(settings, now);
+        }
+        for (listener, settings) in state.listeners.iter_mut().zip(&self.settings.listeners) {
+            listener.certificates = certificates(settings);
+            listener.certificate_errors = self.renewing.errors(&settings.name);
         }
         state
     }

@@ -209,6 +209,11 @@ impl Registry {
         self.securing.adopt(secured);
     }
 
+    /// Those of the listeners go on with the certificates that the settings have by now.
+    pub fn renew_certificates<'a>(&self, of: impl Iterator<Item = &'a settings::Listener>) {
+        of.for_each(|listener| self.securing.renew_certificates(listener));
+    }
+
     fn forget_all_but(&mut self, settings: &Settings) {
         self.tables
             .retain(|name, _| settings.pools.iter().any(|pool| pool.name == *name));

@@ -8,10 +8,10 @@ use rustls::pki_types::ServerName;
 
 use crate::balance::pool::MemberSpec;
 use crate::base::addr::Endpoint;
-use crate::config::certificates::system_roots;
 use crate::config::settings::{self, Address, Identity, ListenerTls, Settings, TlsVersion};
+use crate::probe::tls::trust;
 use crate::proxy::route::{Tls, UpstreamTls};
-use crate::tls::client::{self, ClientSpec, Connector, Trust};
+use crate::tls::client::{ClientSpec, Connector};
 use crate::tls::server::{Acceptor, Certificate, ClientAuthSpec, ServerSpec, TicketKeys};
 
 /// What outlives a configuration.
@@ -63,6 +63,16 @@ impl Securing {
     pub fn adopt(&mut self, secured: Secured) {
         self.tickets = secured.tickets;
         self.acceptors = secured.acceptors;
+    }
+
+    /// Others for those who connect to the listener from now on; sessions and tickets live on.
+    pub fn renew_certificates(&self, listener: &settings::Listener) {
+        if let Some(ListenerTls::Terminate(terminate)) = &listener.tls
+            && let Some(acceptor) = self.acceptors.get(&listener.name)
+        {
+            let certificates = terminate.certificates.iter().map(certificate);
+            acceptor.replace_certificates(certificates.collect());
+        }
     }
 
     /// What workers do with the TLS of a listener's clients.
@@ -141,14 +151,9 @@ fn certificate(identity: &Identity) -> Certificate {
 }
 
 fn connector(tls: &settings::UpstreamTls) -> Connector {
-    let trust = match (&tls.verify.ca, tls.verify.insecure) {
-        (_, true) => Trust::Anyone,
-        (Some(bundle), _) => Trust::Roots(client::roots(bundle.certificates.iter().cloned())),
-        (None, _) => Trust::Roots(system_roots()),
-    };
     let identity = tls.identity.as_ref();
     let spec = ClientSpec {
-        trust,
+        trust: trust(&tls.verify),
         identity: identity.map(|identity| identity.certified.clone()),
     };
     Connector::new(&spec).expect("the provider has suites of both versions")

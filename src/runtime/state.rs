@@ -1,6 +1,7 @@
 //! Everything worth showing, at one moment.
 
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use super::draining::{Draining, Progress};
 use super::probing::{LastProbe, Probing};
@@ -8,7 +9,8 @@ use crate::balance::backend::State as BackendWord;
 use crate::balance::policy::PolicyKind;
 use crate::base::addr::Endpoint;
 use crate::base::clock::Moment;
-use crate::proxy::route::{Route, Upstream};
+use crate::config::settings::{Identity, Listener, ListenerTls};
+use crate::proxy::route::{Handshakes, Route, Upstream};
 use std::sync::Arc;
 
 #[derive(Clone, Debug)]
@@ -24,6 +26,19 @@ pub struct ListenerState {
     pub addresses: Vec<Endpoint>,
     pub active: u32,
     pub total: u64,
+    pub handshakes: Handshakes,
+    /// In use; none where TLS is not terminated.
+    pub certificates: Vec<CertificateState>,
+    /// Contents of its certificate files that were not taken up.
+    pub certificate_errors: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateState {
+    pub file: PathBuf,
+    /// DNS names, a wildcard as `*.example.com`.
+    pub names: Vec<String>,
+    pub not_after: SystemTime,
 }
 
 #[derive(Clone, Debug)]
@@ -89,6 +104,9 @@ impl State {
             addresses,
             active: route.tally.active(),
             total: route.tally.total(),
+            handshakes: route.tally.handshakes(),
+            certificates: Vec::new(),
+            certificate_errors: 0,
         });
         State {
             uptime: now.since(started_at),
@@ -109,6 +127,20 @@ impl PoolState {
     pub fn backend(&self, name: &str) -> Option<&BackendState> {
         self.backends.iter().find(|backend| backend.name == name)
     }
+}
+
+/// What a listener shows its clients.
+pub(super) fn certificates(listener: &Listener) -> Vec<CertificateState> {
+    let Some(ListenerTls::Terminate(terminate)) = &listener.tls else {
+        return Vec::new();
+    };
+    let certificates = terminate.certificates.iter();
+    let state = |identity: &Identity| CertificateState {
+        file: identity.cert.clone(),
+        names: identity.names.iter().map(ToString::to_string).collect(),
+        not_after: identity.not_after,
+    };
+    certificates.map(state).collect()
 }
 
 fn pool(upstream: &Upstream, probing: &Probing, draining: &Draining, now: Moment) -> PoolState {

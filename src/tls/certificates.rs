@@ -117,3 +117,6 @@ impl Index {
             .cloned()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -190,3 +190,6 @@ fn date(time: UnixTime) -> String {
     let text = stamp.render(at.unwrap_or(UNIX_EPOCH));
     String::from_utf8_lossy(&text[..10]).into_owned()
 }
+
+#[cfg(test)]
+mod tests;

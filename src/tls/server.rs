@@ -76,6 +76,8 @@ impl Acceptor {
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(certificates.clone());
         config.alpn_protocols = spec.alpn;
+        // Every suite is a good one, so the order is a matter of cost, and ours is paid here. Clients
+        // without AES in hardware, which like ChaCha20 better, have become rare.
         config.ignore_client_order = true;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = Arc::new(tickets);
@@ -110,17 +112,30 @@ impl fmt::Debug for Acceptor {
     }
 }
 
+/// A client with several certificates is told the names of those whom we believe; the field has
+/// 16 bits for their length (RFC 8446, section 4.2.4). With more of them it has to know.
+const HINT_BYTES_MAX: usize = 16 << 10;
+
 fn client_verifier(
     auth: &ClientAuthSpec,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>, Error> {
     let roots = super::client::roots(auth.roots.iter().cloned());
+    let hint_bytes: usize = roots
+        .subjects()
+        .iter()
+        .map(|name| name.as_ref().len())
+        .sum();
     let builder = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
         .with_crls(auth.crls.iter().cloned())
         .allow_unknown_revocation_status();
     let builder = match auth.required {
         true => builder,
         false => builder.allow_unauthenticated(),
+    };
+    let builder = match hint_bytes <= HINT_BYTES_MAX {
+        true => builder,
+        false => builder.clear_root_hint_subjects(),
     };
     builder.build().map_err(|error| match error {
         VerifierBuilderError::InvalidCrl(why) => Error::InvalidCertRevocationList(why),
@@ -131,15 +146,22 @@ fn client_verifier(
 /// A ticket holds the client's certificate as verified. So it is good only where the same would
 /// have been asked for and believed.
 fn partition(spec: &ServerSpec) -> Partition {
-    let (mut roots, mut crls, mut asks): (Vec<&[u8]>, Vec<&[u8]>, &[u8]) = Default::default();
-    if let Some(auth) = &spec.client_auth {
-        roots = auth.roots.iter().map(AsRef::as_ref).collect();
-        crls = auth.crls.iter().map(AsRef::as_ref).collect();
-        asks = if auth.required {
-            b"required"
-        } else {
-            b"optional"
-        };
-    }
+    let auth = spec.client_auth.as_ref();
+    let roots: Vec<&[u8]> = auth
+        .iter()
+        .flat_map(|auth| auth.roots.iter().map(AsRef::as_ref))
+        .collect();
+    let crls: Vec<&[u8]> = auth
+        .iter()
+        .flat_map(|auth| auth.crls.iter().map(AsRef::as_ref))
+        .collect();
+    let asks: &[u8] = match auth {
+        None => b"nothing",
+        Some(auth) if auth.required => b"required",
+        Some(_) => b"optional",
+    };
     Partition::of(&[&[spec.name.as_bytes()], &[asks], &roots, &crls])
 }
+
+#[cfg(test)]
+mod tests;

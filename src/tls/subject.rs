@@ -119,10 +119,10 @@ fn shortened(mut text: String) -> String {
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    if let Some(escape) = text[..end].rfind('\\') {
-        if end - escape < 3 {
-            end = escape;
-        }
+    if let Some(escape) = text[..end].rfind('\\')
+        && end - escape < 3
+    {
+        end = escape;
     }
     text.truncate(end);
     text.push_str(MARK);
@@ -137,3 +137,6 @@ fn hex(bytes: &[u8]) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

@@ -107,7 +107,9 @@ impl Key {
         rand::fill(&mut name).ok()?;
         rand::fill(&mut secret).ok()?;
         let sealing = RandomizedNonceKey::new(&AES_256_GCM, &secret).ok();
+        // So that the key is in one place only, which is wiped when it is dropped.
         secret.fill(0);
+        std::hint::black_box(&mut secret);
         Some(Key {
             name,
             secret: sealing?,
@@ -204,3 +206,6 @@ impl ProducesTickets for Tickets {
         Some(session)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -144,21 +144,19 @@ fn assemble(bytes: &[u8]) -> Result<Message<'_>, NotHello> {
 
 /// How many bytes the record holds that begins here; `None`: its header is not complete.
 fn record_length(bytes: &[u8], first: bool) -> Result<Option<usize>, NotHello> {
+    let other = |what| match first {
+        true => NotHello::NotTls,
+        // Nothing comes between the records of one message (RFC 8446, section 5.1).
+        false => NotHello::Malformed(what),
+    };
     if bytes
         .first()
         .is_some_and(|kind| *kind != RECORD_OF_HANDSHAKE)
     {
-        return match first {
-            true => Err(NotHello::NotTls),
-            // Nothing comes between the records of one message (RFC 8446, section 5.1).
-            false => malformed("record_type"),
-        };
+        return Err(other("record_type"));
     }
     if bytes.get(1).is_some_and(|major| *major != VERSION_MAJOR) {
-        return match first {
-            true => Err(NotHello::NotTls),
-            false => malformed("record_version"),
-        };
+        return Err(other("record_version"));
     }
     let [_, _, _, high, low, ..] = *bytes else {
         return Ok(None);

@@ -22,6 +22,8 @@ use lbd::config::settings::*;
 use lbd::config::warnings::warnings;
 use proptest::prelude::*;
 
+use super::config_secure::{Papers, any_accept_proxy, any_routes};
+
 /// The smallest configuration there is.
 const LEAST: &str = r#"
 [[listener]]
@@ -322,7 +324,7 @@ const ONE_MISTAKE: &[(&str, &str, &str)] = &[
     (
         "[[pool]]",
         "colour = 1",
-        "1:1 unknown key `colour` in [[pool]] \"out\" | known keys: name, policy, hash_key, connect_timeout, retries, retry_budget, max_connections, hash_balance_factor, slow_start, panic_threshold, queue, drain, rebalance, ejection, health, backend, discover",
+        "1:1 unknown key `colour` in [[pool]] \"out\" | known keys: name, policy, hash_key, connect_timeout, retries, retry_budget, max_connections, hash_balance_factor, slow_start, panic_threshold, queue, drain, rebalance, ejection, health, backend, discover, send_proxy, tls",
     ),
     (
         "[[pool]]",
@@ -398,23 +400,8 @@ const ONE_MISTAKE: &[(&str, &str, &str)] = &[
     ),
     (
         "[[listener]]",
-        "accept_proxy = { from = [] }",
-        "1:1 `accept_proxy` is not supported by this version of lbd yet | leave it out",
-    ),
-    (
-        "[[listener]]",
-        "tls.mode = \"terminate\"",
-        "1:1 `tls` is not supported by this version of lbd yet | leave it out",
-    ),
-    (
-        "[[listener]]",
         "kernel.source = \"preserve\"",
         "1:1 `kernel` is not supported by this version of lbd yet | leave it out",
-    ),
-    (
-        "[[listener.route]]",
-        "",
-        "0:12 `route` is not supported by this version of lbd yet | leave it out",
     ),
     (
         "[[listener]]",
@@ -430,11 +417,6 @@ const ONE_MISTAKE: &[(&str, &str, &str)] = &[
         "[[pool]]",
         "slow_start = 30",
         "1:14 `slow_start` is an integer, expected a duration in quotes | for example slow_start = \"0s\"",
-    ),
-    (
-        "[[pool]]",
-        "send_proxy = \"v2\"",
-        "1:1 `send_proxy` is not supported by this version of lbd yet | leave it out; only send_proxy = \"off\" is accepted",
     ),
     (
         "[[pool]]",
@@ -458,11 +440,6 @@ const ONE_MISTAKE: &[(&str, &str, &str)] = &[
     ),
     (
         "[[pool]]",
-        "tls = {}",
-        "1:1 `tls` is not supported by this version of lbd yet | leave it out",
-    ),
-    (
-        "[[pool]]",
         "policy = \"ip_hash\"\nrebalance = 5",
         "2:13 `rebalance` has no use here: the policy sends each client to one place | leave `rebalance` out, or choose another policy such as \"least_connections\"",
     ),
@@ -475,11 +452,6 @@ const ONE_MISTAKE: &[(&str, &str, &str)] = &[
         "[[pool]]",
         "policy = \"least_latencies\"",
         "1:10 `policy` cannot be \"least_latencies\" | did you mean \"least_latency\"? allowed: \"round_robin\", \"weighted_round_robin\", \"least_connections\", \"ip_hash\", \"random\", \"two_choices\", \"least_latency\", \"lowest_cost\", \"failover\"",
-    ),
-    (
-        "[[pool]]",
-        "hash_key = \"sni\"",
-        "1:12 `hash_key = \"sni\"` is not supported by this version of lbd yet | allowed: \"source_ip\", \"source_ip_port\"",
     ),
     (
         "[pool.health]",
@@ -1080,7 +1052,7 @@ fn a_thousand_mistakes_are_listed_and_the_others_counted() {
 }
 
 #[test]
-fn what_is_off_by_default_may_be_written_though_it_is_not_there_yet() {
+fn what_is_off_by_default_may_be_written() {
     let listener = "mode = \"tcp\"\ndeny = []\nroute = []";
     let pool = "send_proxy = \"off\"\ndiscover = []";
     let health = "send = \"\"\nexpect = \"\"\ncommand = []\npath = \"/\"\nhost = \"\"";
@@ -1379,17 +1351,20 @@ fn ten_thousand_networks_are_read_and_worked_out_at_once() {
     );
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
-
-    #[test]
-    fn the_printed_settings_are_the_settings(settings in any_settings()) {
+#[test]
+fn the_printed_settings_are_the_settings() {
+    let papers = Papers::new();
+    proptest!(ProptestConfig::with_cases(300), |(settings in any_settings(&papers))| {
         let text = print_effective(&settings);
         match read(&text) {
             Ok(again) => prop_assert_eq!(again, settings),
             Err(mistakes) => prop_assert!(false, "{}\n{}", mistakes, text),
         }
-    }
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
     /// Bytes of the documented file are cut out, doubled or replaced: that may be a mistake but not a panic.
     #[test]
@@ -1413,37 +1388,44 @@ proptest! {
     }
 }
 
-fn any_settings() -> impl Strategy<Value = Settings> {
+fn any_settings(papers: &Papers) -> impl Strategy<Value = Settings> + use<> {
+    let papers = papers.clone();
     (
         any_global(),
         any_log(),
-        prop::collection::vec(any_pool(), 1..4),
+        prop::collection::vec(any_pool(&papers), 1..4),
     )
-        .prop_flat_map(|(global, log, mut pools)| {
+        .prop_flat_map(move |(global, log, mut pools)| {
             for (at, pool) in pools.iter_mut().enumerate() {
                 pool.name.truncate(60);
                 pool.name.push_str(&format!(".{at}"));
             }
             let count = pools.len();
-            prop::collection::vec(any_listener(count), 1..4).prop_map(move |mut listeners| {
-                for (at, listener) in listeners.iter_mut().enumerate() {
-                    listener.name.truncate(60);
-                    listener.name.push_str(&format!(".{at}"));
-                    // One address for each listener keeps their binds apart.
-                    for bind in &mut listener.binds {
-                        match bind {
-                            Endpoint::Tcp(address) => address.set_ip([127, 0, 0, at as u8].into()),
-                            Endpoint::Unix(path) => *path = path.join(format!("{at}")),
+            let papers = papers.clone();
+            prop::collection::vec(any_listener(count, &papers), 1..4).prop_map(
+                move |mut listeners| {
+                    for (at, listener) in listeners.iter_mut().enumerate() {
+                        listener.name.truncate(60);
+                        listener.name.push_str(&format!(".{at}"));
+                        // One address for each listener keeps their binds apart.
+                        for bind in &mut listener.binds {
+                            match bind {
+                                Endpoint::Tcp(address) => {
+                                    address.set_ip([127, 0, 0, at as u8].into())
+                                }
+                                Endpoint::Unix(path) => *path = path.join(format!("{at}")),
+                            }
                         }
+                        papers.make_possible(listener, &pools);
                     }
-                }
-                Settings {
-                    global: global.clone(),
-                    log: log.clone(),
-                    listeners,
-                    pools: pools.clone(),
-                }
-            })
+                    Settings {
+                        global: global.clone(),
+                        log: log.clone(),
+                        listeners,
+                        pools: pools.clone(),
+                    }
+                },
+            )
         })
 }
 
@@ -1488,38 +1470,41 @@ fn any_log() -> impl Strategy<Value = Log> {
     })
 }
 
-fn any_listener(pools: usize) -> impl Strategy<Value = Listener> {
+fn any_listener(pools: usize, papers: &Papers) -> impl Strategy<Value = Listener> + use<> {
     let binds = prop::collection::btree_set(any_endpoint(), 1..4);
     let times = (any_duration(0), any_duration(0), any_duration(0));
     let admission = (any_networks(), any_source_limits());
-    (any_name(), binds, 0..pools, any::<u32>(), times, admission).prop_map(
-        |(name, binds, pool, max_connections, times, ((allow, deny), per_source))| Listener {
-            name,
-            binds: distinct_by_port(binds),
-            routes: vec![],
-            pool: Some(pool),
-            accept_proxy: None,
-            tls: None,
-            max_connections,
-            idle_timeout: times.0,
-            half_close_timeout: times.1,
-            max_lifetime: times.2,
-            allow,
-            deny,
-            per_source,
+    let ways = (prop::option::of(0..pools), any_routes(pools));
+    let secure = (any_accept_proxy(), papers.any_listener_tls());
+    let head = (any_name(), binds);
+    (head, ways, secure, any::<u32>(), times, admission).prop_map(
+        |((name, binds), ways, secure, max_connections, times, admission)| {
+            let ((pool, routes), (accept_proxy, tls)) = (ways, secure);
+            let ((allow, deny), per_source) = admission;
+            Listener {
+                name,
+                binds: distinct_by_port(binds),
+                routes,
+                pool,
+                accept_proxy,
+                tls,
+                max_connections,
+                idle_timeout: times.0,
+                half_close_timeout: times.1,
+                max_lifetime: times.2,
+                allow,
+                deny,
+                per_source,
+            }
         },
     )
 }
 
 /// Two lists without a file, which share no network.
 fn any_networks() -> impl Strategy<Value = (NetworkList, NetworkList)> {
-    let network = (any::<std::net::IpAddr>(), 0..=128_u8).prop_map(|(ip, bits)| {
-        let ip = ip.to_canonical();
-        Network::holding(ip, bits.min(if ip.is_ipv4() { 32 } else { 128 }))
-    });
-    prop::collection::btree_set(network, 0..8).prop_map(|networks| {
+    prop::collection::btree_set(any_network(), 0..8).prop_map(|networks| {
         let mut lists = (NetworkList::default(), NetworkList::default());
-        for (at, network) in networks.into_iter().flatten().enumerate() {
+        for (at, network) in networks.into_iter().enumerate() {
             let list = if at % 2 == 0 {
                 &mut lists.0
             } else {
@@ -1528,6 +1513,14 @@ fn any_networks() -> impl Strategy<Value = (NetworkList, NetworkList)> {
             list.networks.push(network);
         }
         lists
+    })
+}
+
+pub(super) fn any_network() -> impl Strategy<Value = Network> {
+    (any::<std::net::IpAddr>(), 0..=128_u8).prop_map(|(ip, bits)| {
+        let ip = ip.to_canonical();
+        let width = if ip.is_ipv4() { 32 } else { 128 };
+        Network::holding(ip, bits.min(width)).unwrap()
     })
 }
 
@@ -1558,7 +1551,8 @@ fn distinct_by_port(binds: std::collections::BTreeSet<Endpoint>) -> Vec<Endpoint
     binds.into_iter().filter(new).collect()
 }
 
-fn any_pool() -> impl Strategy<Value = Pool> {
+fn any_pool(papers: &Papers) -> impl Strategy<Value = Pool> + use<> {
+    let secure = (any_send_proxy(), papers.any_upstream_tls());
     let sessions = (any::<u32>(), any_duration(1), any::<u32>());
     let connects = (any::<u32>(), any_duration(1), any_duration(1), 0..=100_u8);
     let ejection =
@@ -1582,7 +1576,7 @@ fn any_pool() -> impl Strategy<Value = Pool> {
         0..=16_u32,
         ejection,
         any_health(),
-        backends,
+        (backends, secure),
         any_pool_limits(),
     )
         .prop_map(
@@ -1593,7 +1587,7 @@ fn any_pool() -> impl Strategy<Value = Pool> {
                 retries,
                 ejection,
                 mut health,
-                (mut backends, discover),
+                ((mut backends, discover), (send_proxy, tls)),
                 (retry_budget, max_connections, queue, drain, rebalance),
             )| {
                 for (at, backend) in backends.iter_mut().enumerate() {
@@ -1623,8 +1617,8 @@ fn any_pool() -> impl Strategy<Value = Pool> {
                     queue,
                     drain,
                     rebalance: if bound { 0 } else { rebalance },
-                    send_proxy: SendProxy::Off,
-                    tls: None,
+                    send_proxy,
+                    tls,
                     ejection,
                     health,
                     backends,
@@ -1641,7 +1635,7 @@ fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-fn any_tls() -> impl Strategy<Value = TlsVerify> {
+pub(super) fn any_tls() -> impl Strategy<Value = TlsVerify> {
     (
         prop::sample::select(&["", "web.internal", "10.0.0.1"][..]),
         any::<bool>(),
@@ -1654,10 +1648,14 @@ fn any_tls() -> impl Strategy<Value = TlsVerify> {
         })
 }
 
+fn any_send_proxy() -> impl Strategy<Value = SendProxy> {
+    prop::sample::select(vec![SendProxy::Off, SendProxy::V1, SendProxy::V2])
+}
+
 fn any_choice() -> impl Strategy<Value = (PolicyKind, HashKey, u16, Duration, u8)> {
     (
         prop::sample::select(PolicyKind::ALL.to_vec()),
-        prop::sample::select(vec![HashKey::SourceIp, HashKey::SourceIpPort]),
+        prop::sample::select(vec![HashKey::SourceIp, HashKey::SourceIpPort, HashKey::Sni]),
         prop_oneof![Just(0), 101..=1000_u16],
         any_duration(0),
         0..=100_u8,
@@ -1720,11 +1718,10 @@ fn any_health() -> impl Strategy<Value = Health> {
             interval,
             send,
         });
-    let proxies = [SendProxy::Off, SendProxy::V1, SendProxy::V2];
     let where_to = (
         any::<u16>(),
         any::<Option<std::net::IpAddr>>(),
-        prop::sample::select(proxies.to_vec()),
+        any_send_proxy(),
         prop::option::of(agent),
     );
     let thresholds =
@@ -1844,7 +1841,7 @@ fn any_path() -> impl Strategy<Value = String> {
     "/[ -~]{0,20}[a-z\"$]"
 }
 
-fn any_duration(min_millis: u64) -> impl Strategy<Value = Duration> {
+pub(super) fn any_duration(min_millis: u64) -> impl Strategy<Value = Duration> {
     prop_oneof![min_millis..10_000, min_millis..=3_153_600_000_000].prop_map(Duration::from_millis)
 }
 

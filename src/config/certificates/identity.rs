@@ -115,7 +115,7 @@ fn chain(path: &Path) -> Result<Chain, Flaw> {
     let mut parsed = Vec::with_capacity(certificates.len());
     for (at, der) in certificates.iter().enumerate() {
         match X509Certificate::from_der(der) {
-            Ok((rest, certificate)) if rest.is_empty() => parsed.push(certificate),
+            Ok(([], certificate)) => parsed.push(certificate),
             _ => {
                 let number = at + 1;
                 return Err(flaw(format!(

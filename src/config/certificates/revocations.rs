@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rustls::RootCertStore;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::CertificateRevocationListDer;
 use rustls::pki_types::pem::SectionKind;
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
+use rustls::{CertRevocationListError, RootCertStore};
 use x509_parser::prelude::FromDer;
 use x509_parser::revocation_list::CertificateRevocationList;
 
@@ -39,9 +39,14 @@ pub(crate) fn revocations(path: &Path, ca: &CaBundle) -> Result<CrlFile, Wrong> 
             .with_crls([list.clone()])
             .build();
         if let Err(VerifierBuilderError::InvalidCrl(error)) = built {
-            let number = at + 1;
+            // The others are words such as UnsupportedDeltaCrl.
+            let detail = match error {
+                CertRevocationListError::Other(_) => String::new(),
+                error => format!(": {error:?}"),
+            };
             return Err(wrong(format!(
-                "has an unusable list, number {number}: {error:?}"
+                "has an unusable list, number {}{detail}",
+                at + 1
             )));
         }
     }

@@ -1,17 +1,19 @@
 //! Handshakes with servers whose certificates are right, wrong in every way, or none.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose,
     date_time_ymd,
 };
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::version::TLS12;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::pki_types::PrivateKeyDer;
-use tokio_rustls::rustls::version::TLS12;
 
 use super::*;
 use crate::config::settings::{CaBundle, HttpProbe, SendProxy};
@@ -358,16 +360,4 @@ async fn tls_probes_close_by_reset_and_leave_no_connection_in_time_wait() {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let mut left = table.lines().filter(|line| line.contains(&address));
     assert!(!left.any(|line| line.contains(" 06 ")), "in TIME_WAIT");
-}
-
-#[test]
-fn names_are_shown_without_their_wrapping_and_not_all_of_many() {
-    let names = |names: &[&str]| {
-        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
-        presented_names(&names)
-    };
-    assert_eq!(names(&["DnsName(\"a.example\")"]), "a.example");
-    assert_eq!(names(&["IpAddress(10.0.0.1)", "odd"]), "10.0.0.1, odd");
-    assert_eq!(names(&[]), "no name");
-    assert_eq!(names(&["a", "b", "c", "d", "e"]), "a, b, c and 2 more");
 }

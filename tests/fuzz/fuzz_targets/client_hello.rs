@@ -16,7 +16,7 @@ fuzz_target!(|input: &[u8]| {
 /// The input as what a client sends.
 fn check_connection(bytes: &[u8]) {
     let verdict = read(bytes);
-    for cut in (0..bytes.len()).step_by(bytes.len() / 16 + 1) {
+    for cut in (0..bytes.len()).step_by(bytes.len() / 8 + 1) {
         match read(&bytes[..cut]) {
             Ok(Seen::More { at_least }) => {
                 assert!(at_least > cut && at_least <= HELLO_WIRE_BYTES_MAX);
@@ -46,11 +46,13 @@ fn check_message(input: &[u8]) {
 }
 
 fn in_records(message: &[u8], size: usize) -> Vec<u8> {
-    let record = |part: &[u8]| {
-        let length = (part.len() as u16).to_be_bytes();
-        [&[22, 3, 1], &length[..], part].concat()
-    };
-    message.chunks(size).flat_map(record).collect()
+    let mut sent = Vec::with_capacity(message.len() * 2);
+    for part in message.chunks(size) {
+        sent.extend([22, 3, 1]);
+        sent.extend((part.len() as u16).to_be_bytes());
+        sent.extend(part);
+    }
+    sent
 }
 
 /// A hello with the input as its extensions, after one without which rustls takes none; its first
@@ -77,7 +79,10 @@ fn compare_with_rustls(bytes: &[u8], verdict: &Result<Seen, NotHello>) {
     let mut rest = bytes;
     let accepted = loop {
         if rest.is_empty() {
-            assert!(!matches!(verdict, Ok(Seen::Hello(_))), "incomplete for rustls");
+            assert!(
+                !matches!(verdict, Ok(Seen::Hello(_))),
+                "incomplete for rustls"
+            );
             return;
         }
         if acceptor.read_tls(&mut rest).is_err() {
@@ -102,7 +107,9 @@ fn compare_with_rustls(bytes: &[u8], verdict: &Result<Seen, NotHello>) {
         Err(NotHello::Malformed(what)) if what.starts_with("server_name") => return,
         other => panic!("rustls takes what is {other:?}"),
     };
-    let name = theirs.server_name().map(|name| name.strip_suffix('.').unwrap_or(name));
+    let name = theirs
+        .server_name()
+        .map(|name| name.strip_suffix('.').unwrap_or(name));
     assert_eq!(hello.name.as_ref().map(|name| name.as_str()), name);
     let alpn: Vec<&[u8]> = theirs.alpn().into_iter().flatten().collect();
     assert_eq!(hello.alpn.iter().collect::<Vec<_>>(), alpn);

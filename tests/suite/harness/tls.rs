@@ -196,3 +196,130 @@ pub fn plain_echo() -> SocketAddr {
     });
     address
 }
+
+impl Authority {
+    /// As [`issue`](Self::issue), with an RSA key.
+    pub fn issue_rsa(&self, file: &str, names: &[&str]) -> Pair {
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let params = CertificateParams::new(names).unwrap();
+        let key = KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048);
+        let key = key.unwrap();
+        let pair = Pair {
+            cert: self.folder.path().join(format!("{file}.pem")),
+            key: self.folder.path().join(format!("{file}.key")),
+        };
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        std::fs::write(&pair.cert, certificate.pem()).unwrap();
+        std::fs::write(&pair.key, key.serialize_pem()).unwrap();
+        let private = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(&pair.key, private).unwrap();
+        pair
+    }
+
+    /// As [`client`](Self::client), of these versions only.
+    pub fn client_of(
+        &self,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> ClientConfig {
+        ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_root_certificates(self.roots())
+            .with_no_client_auth()
+    }
+
+    /// As [`client`](Self::client), with a certificate that is shown to who asks for one.
+    pub fn client_showing(&self, pair: &Pair) -> ClientConfig {
+        ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(self.roots())
+            .with_client_auth_cert(pair.chain(), pair.key())
+            .unwrap()
+    }
+
+    /// A list of revoked certificates, in `FILE.crl`. Put in place as a whole.
+    pub fn revoke(&self, file: &str, serials: &[u64]) -> PathBuf {
+        let (before, after) = (
+            rcgen::date_time_ymd(2020, 1, 1),
+            rcgen::date_time_ymd(2080, 1, 1),
+        );
+        let revoked = serials.iter().map(|serial| rcgen::RevokedCertParams {
+            serial_number: (*serial).into(),
+            revocation_time: before,
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = rcgen::CertificateRevocationListParams {
+            this_update: before,
+            next_update: after,
+            crl_number: 1_u64.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        let list = list.signed_by(&self.issuer).unwrap();
+        let path = self.folder.path().join(format!("{file}.crl"));
+        put_in_place(&path, list.pem().unwrap().as_bytes());
+        path
+    }
+}
+
+impl Pair {
+    /// Puts the content of another pair in the place of this one's, each file as a whole.
+    pub fn replace_by(&self, other: &Pair) {
+        for (mine, others) in [(&self.cert, &other.cert), (&self.key, &other.key)] {
+            put_in_place(mine, &std::fs::read(others).unwrap());
+        }
+    }
+}
+
+/// Replaces a file at once, as careful writers do; nobody else may read it.
+pub fn put_in_place(path: &Path, bytes: &[u8]) {
+    let new = path.with_extension("new");
+    // What is left of an earlier one may have any mode.
+    let _ = std::fs::remove_file(&new);
+    std::fs::write(&new, bytes).unwrap();
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::rename(&new, path).unwrap();
+}
+
+/// Makes the handshake, as far as the client can see it: a server of TLS 1.3 may refuse its
+/// certificate later.
+pub fn handshake(client: &mut Client) -> std::io::Result<()> {
+    while client.conn.is_handshaking() {
+        client.conn.complete_io(&mut client.sock)?;
+    }
+    Ok(())
+}
+
+/// The certificate that the server showed.
+pub fn shown(client: &Client) -> CertificateDer<'static> {
+    client.conn.peer_certificates().unwrap()[0].clone()
+}
+
+/// The alert by which the other side ended the connection.
+pub fn alert(error: &std::io::Error) -> Option<rustls::AlertDescription> {
+    match error.get_ref()?.downcast_ref::<rustls::Error>()? {
+        rustls::Error::AlertReceived(alert) => Some(*alert),
+        _ => None,
+    }
+}
+
+/// A client that believes anybody, for tests that look at the certificate themselves.
+pub fn trusting_client() -> ClientConfig {
+    use lbd::tls::client::{ClientSpec, Trust, config};
+    let (trust, identity) = (Trust::Anyone, None);
+    config(&ClientSpec { trust, identity }).unwrap()
+}
+
+/// The ClientHello of such a client, as its first bytes on the wire.
+pub fn hello_of(config: &Arc<ClientConfig>, name: &str) -> Vec<u8> {
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let mut connection = ClientConnection::new(config.clone(), name).unwrap();
+    let mut hello = Vec::new();
+    while connection.wants_write() {
+        connection.write_tls(&mut hello).unwrap();
+    }
+    hello
+}
