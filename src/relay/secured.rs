@@ -259,3 +259,6 @@ fn offer_sealed(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! How sessions go on and end that have TLS at one end or at both: A10 to A12 of the fault
 //! catalogue, slow and silent peers, new keys, and cuts at any byte.
 
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
@@ -8,6 +9,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use rustls::version::TLS12;
 
 use crate::harness::balancer::{Balancer, Setup};
 use crate::harness::fault::{self, Toxics};
@@ -561,9 +564,9 @@ fn a_client_that_has_said_all_and_gone_is_not_spoken_to() {
         let bench = Bench::new(over, late);
         let mut client = tls::connect(bench.balancer.address(), "client.test", &bench.keys.client);
         let own = client.sock.local_addr().unwrap();
-        std::io::Write::write_all(&mut client, b"said").unwrap();
+        client.write_all(b"said").unwrap();
         client.conn.send_close_notify();
-        std::io::Write::flush(&mut client).unwrap();
+        client.flush().unwrap();
         drop(client);
         let backend = bench.backend();
         assert_eq!((backend.taken, backend.end), (4, End::Whole), "{backend:?}");
@@ -575,4 +578,23 @@ fn a_client_that_has_said_all_and_gone_is_not_spoken_to() {
             "{over:?}: {record:?}"
         );
     }
+}
+
+/// Two records, of which the second breaks into the message that the first began.
+#[test]
+fn a_client_that_interrupts_itself_in_its_handshake_is_refused_like_any_other() {
+    let bench = Bench::new(EITHER_WAY[0], Act::new([]));
+    let config = Arc::new(bench.keys.authority.client_of(&[&TLS12]));
+    let mut socket = sockets::connect_with(bench.balancer.address(), Options::default()).unwrap();
+    let own = socket.local_addr().unwrap();
+    let hello = tls::hello_of(&config, "client.test");
+    socket.write_all(&hello).unwrap();
+    // The server's flight has begun.
+    socket.read_exact(&mut [0; 5]).unwrap();
+    // Two bytes of a ClientKeyExchange, then an alert.
+    let broken = b"\x16\x03\x03\x00\x02\x10\x00\x15\x03\x03\x00\x02\x01\x5a";
+    socket.write_all(broken).unwrap();
+    let record = bench.balancer.record_of(own);
+    assert_eq!(record.termination(), "tls_failed", "{record:?}");
+    assert_eq!(record.text("detail"), "protocol", "{record:?}");
 }
