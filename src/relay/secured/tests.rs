@@ -28,7 +28,7 @@ use crate::relay::pipe::Pipes;
 use crate::tls::stream::SEALED_ROOM;
 
 /// Sessions of each kind.
-const SEEDS: u64 = if cfg!(debug_assertions) { 40 } else { 2000 };
+const SEEDS: u64 = if cfg!(debug_assertions) { 300 } else { 5000 };
 
 /// Turns of chance without anything happening after which a session is held to stand still.
 const PATIENCE: u32 = 2000;
