@@ -277,7 +277,8 @@ impl Player<'_> {
                 self.may_read_at = Instant::now() + gap;
                 return;
             }
-            if self.end.is_some_and(|end| end != End::Whole) {
+            let has_enough = self.act.taking == Taking::Never && !self.is_gone();
+            if has_enough || self.end.is_some_and(|end| end != End::Whole) {
                 return;
             }
         }
