@@ -12,7 +12,10 @@ use super::pipe::{Pipe, Pipes};
 use crate::net::peer::Peer;
 
 /// Reads of a direction in one turn, so that one fast flow does not starve the others.
-pub(super) const READS_PER_TURN: u32 = 8;
+const READS_PER_TURN: u32 = 8;
+
+/// Bytes moved by one read. Larger gains little, as what is larger is spliced.
+pub const COPY_BYTES: usize = 64 * 1024;
 
 /// Reads in a row that filled the scratch buffer before the direction is spliced.
 const FULL_READS_TO_SPLICE: u8 = 2;
@@ -316,7 +319,7 @@ impl Direction {
         sink: &mut Peer,
         tools: &mut Tools<'_>,
     ) -> Result<(), Result<Turn, Broken>> {
-        let scratch = &mut *tools.scratch;
+        let scratch = &mut tools.scratch[..COPY_BYTES];
         let count = match source.receive(scratch) {
             Ok(0) => {
                 self.flow = Flow::Ended;

@@ -3,10 +3,14 @@
 use rustix::io::Errno;
 use rustls::Error;
 
-use super::direction::{Broken, Direction, Flow, READS_PER_TURN, Tools, Turn};
+use super::direction::{Broken, Direction, Flow, Tools, Turn};
 use crate::base::addr::Side;
 use crate::net::peer::Peer;
 use crate::tls::stream::{PLAIN_BYTES, SEALED_BYTES, TlsStream};
+
+/// Reads of a direction in one turn, each of up to 256 KiB, so that one fast flow does not starve
+/// the others.
+const READS_PER_TURN: u32 = 2;
 
 /// Control records up to this length wait for the data that they are sent with.
 const RIDES_ALONG_BYTES_MAX: usize = 2048;

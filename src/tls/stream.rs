@@ -17,20 +17,25 @@ use rustls::{CommonState, Error, HandshakeKind, ProtocolVersion};
 const RECORD_PLAIN_BYTES_MAX: usize = 1 << 14;
 
 /// What a record has beside its plaintext: at most header, explicit nonce and tag of TLS 1.2
-/// (RFC 5288), at least header and tag.
+/// (RFC 5288); with TLS 1.3 header, type and tag.
 const RECORD_EXTRA_BYTES_MAX: usize = 5 + 8 + 16;
-const RECORD_EXTRA_BYTES_MIN: usize = 5 + 16;
+const RECORD_EXTRA_BYTES: usize = 5 + 1 + 16;
 
-/// Ciphertext that is opened at once: four full records, so that [`PLAIN_BYTES`] hold what they
-/// say.
-pub const SEALED_BYTES: usize = PLAIN_BYTES + 4 * RECORD_EXTRA_BYTES_MIN;
+/// Full records that are opened or sealed at once.
+const RECORDS: usize = 16;
 
 /// Plaintext that is sealed at once.
-pub const PLAIN_BYTES: usize = 4 * RECORD_PLAIN_BYTES_MAX;
+pub const PLAIN_BYTES: usize = RECORDS * RECORD_PLAIN_BYTES_MAX;
+
+/// Ciphertext that is opened at once: exactly so many full records of TLS 1.3, of which a bulk
+/// transfer consists. What it says fits [`PLAIN_BYTES`]: with the least that a record can have
+/// beside its plaintext, 21 bytes, what is over is too short for one more.
+pub const SEALED_BYTES: usize = PLAIN_BYTES + RECORDS * RECORD_EXTRA_BYTES;
+const _: () = assert!(RECORDS * (RECORD_EXTRA_BYTES - 21) < 21);
 
 /// Room for [`PLAIN_BYTES`] sealed, behind what a connection has to say for itself: tickets, key
 /// updates, an alert.
-pub const SEALED_ROOM: usize = PLAIN_BYTES + 4 * RECORD_EXTRA_BYTES_MAX + CONTROL_BYTES;
+pub const SEALED_ROOM: usize = PLAIN_BYTES + RECORDS * RECORD_EXTRA_BYTES_MAX + CONTROL_BYTES;
 
 /// Longer ones are sent by themselves.
 const CONTROL_BYTES: usize = 4096;
@@ -215,7 +220,7 @@ impl TlsStream {
     pub fn seal(&mut self, plain: &[u8], out: &mut [u8]) -> Result<usize, Error> {
         debug_assert!(self.is_established() && plain.len() <= PLAIN_BYTES);
         let front = self.control.len();
-        if front + plain.len() + 4 * RECORD_EXTRA_BYTES_MAX > out.len() {
+        if front + plain.len() + RECORDS * RECORD_EXTRA_BYTES_MAX > out.len() {
             return Err(Error::General("no room for what is to be sent".to_owned()));
         }
         out[..front].copy_from_slice(&self.control);
