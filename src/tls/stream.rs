@@ -13,6 +13,8 @@ use rustls::unbuffered::{
 };
 use rustls::{CommonState, Error, HandshakeKind, ProtocolVersion};
 
+use super::cipher;
+
 /// Longest plaintext of one record (RFC 8446, section 5.1).
 const RECORD_PLAIN_BYTES_MAX: usize = 1 << 14;
 
@@ -76,6 +78,7 @@ pub struct Facts<'a> {
     pub version: &'static str,
     pub resumed: bool,
     pub alpn: Option<&'a [u8]>,
+    /// As OpenSSL has it.
     pub cipher: Option<&'static str>,
     /// The peer's own certificate.
     pub certificate: Option<&'a CertificateDer<'static>>,
@@ -283,7 +286,7 @@ impl TlsStream {
             alpn: common.alpn_protocol(),
             cipher: common
                 .negotiated_cipher_suite()
-                .and_then(|suite| suite.suite().as_str()),
+                .and_then(|suite| cipher::name(suite.suite())),
             certificate: common.peer_certificates().and_then(<[_]>::first),
         }
     }
