@@ -15,7 +15,11 @@ use crate::tls::stream::PLAIN_BYTES;
 use crate::wire::hello::{self, HELLO_WIRE_BYTES_MAX, Hello, NotHello, Seen};
 use crate::wire::proxy::{self, Decoded, Subject};
 
-const _: () = assert!(HELLO_WIRE_BYTES_MAX <= PLAIN_BYTES);
+/// Kept of a client before it is known where it goes: the longest hello, or a header that is
+/// hardly shorter than the longest.
+const PREFACE_BYTES_MAX: usize = 64 * 1024;
+const _: () =
+    assert!(HELLO_WIRE_BYTES_MAX <= PREFACE_BYTES_MAX && PREFACE_BYTES_MAX <= PLAIN_BYTES);
 
 /// A client whose first bytes are awaited.
 #[derive(Debug)]
@@ -141,7 +145,7 @@ impl Preface {
 
     fn read(mut self, account: &mut Account, cx: &mut Context<'_>) -> Outcome {
         loop {
-            let room = PLAIN_BYTES - self.bytes.len();
+            let room = PREFACE_BYTES_MAX - self.bytes.len();
             match self.client.receive(&mut cx.tools.scratch[..room]) {
                 Ok(0) => return self.client_ended(account),
                 Ok(count) => self.bytes.extend_from_slice(&cx.tools.scratch[..count]),
@@ -157,7 +161,7 @@ impl Preface {
             self = match self.look(account, cx) {
                 Ok(this) if this.awaits == Awaits::Nothing => return this.finished(None, false),
                 // Nothing more is read than what the buffers of the next step can hold.
-                Ok(this) if this.bytes.len() == PLAIN_BYTES => {
+                Ok(this) if this.bytes.len() == PREFACE_BYTES_MAX => {
                     return this.refused(Termination::TlsFailed, "hello_too_large", false);
                 }
                 Ok(this) => this,
@@ -169,7 +173,7 @@ impl Preface {
     /// Understands what is there. `Err`: that was all.
     fn look(mut self, account: &mut Account, cx: &Context<'_>) -> Result<Preface, Outcome> {
         if self.awaits == Awaits::Header {
-            match proxy::decode_up_to(&self.bytes, PLAIN_BYTES) {
+            match proxy::decode_up_to(&self.bytes, PREFACE_BYTES_MAX) {
                 Ok(Decoded::More) => return Ok(self),
                 Ok(Decoded::Header(header, length)) => {
                     self.bytes.drain(..length);

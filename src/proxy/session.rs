@@ -23,6 +23,7 @@ use crate::base::ending::{Phase, RelayPath, Termination};
 use crate::base::wheel::TICK;
 use crate::net::peer::{Peer, unacknowledged_max};
 use crate::net::poller::{Readiness, Token};
+use crate::relay::direction::COPY_BYTES;
 use crate::relay::duplex::{End, Step};
 use crate::relay::secured::Fault;
 use crate::tls::fault;
@@ -272,7 +273,7 @@ impl Session {
 
     /// A client of whom nothing is to be known: its first bytes can leave with the connect.
     fn begin_plainly(&mut self, mut client: Peer, cx: &mut Context<'_>) -> Next {
-        let (fresh, ended) = match client.receive(cx.tools.scratch) {
+        let (fresh, ended) = match client.receive(&mut cx.tools.scratch[..COPY_BYTES]) {
             Ok(count) => (count, count == 0),
             Err(Errno::AGAIN) => (0, false),
             Err(_) => {

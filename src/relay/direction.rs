@@ -12,7 +12,10 @@ use super::pipe::{Pipe, Pipes};
 use crate::net::peer::Peer;
 
 /// Reads of a direction in one turn, so that one fast flow does not starve the others.
-pub(super) const READS_PER_TURN: u32 = 8;
+const READS_PER_TURN: u32 = 8;
+
+/// Bytes moved by one read. Larger gains little, as what is larger is spliced.
+pub const COPY_BYTES: usize = 64 * 1024;
 
 /// Reads in a row that filled the scratch buffer before the direction is spliced.
 const FULL_READS_TO_SPLICE: u8 = 2;
@@ -156,11 +159,14 @@ impl Direction {
         Some(stash.bytes)
     }
 
-    /// What is held was delivered ahead of the relay, together with other things.
-    pub fn held_was_delivered(&mut self) {
-        if let Some(stash) = self.stash.take() {
-            self.delivered += (stash.bytes.len() - stash.sent) as u64;
+    /// The first bytes of what is held were delivered ahead of the relay, together with other
+    /// things.
+    pub fn held_was_delivered(&mut self, bytes: usize) {
+        if let Some(stash) = &mut self.stash {
+            stash.sent += bytes;
+            self.delivered += bytes as u64;
         }
+        self.stash.take_if(|stash| stash.sent == stash.bytes.len());
     }
 
     /// The bytes that [`keep`](Self::keep) was given, as far as they are not delivered.
@@ -313,7 +319,7 @@ impl Direction {
         sink: &mut Peer,
         tools: &mut Tools<'_>,
     ) -> Result<(), Result<Turn, Broken>> {
-        let scratch = &mut *tools.scratch;
+        let scratch = &mut tools.scratch[..COPY_BYTES];
         let count = match source.receive(scratch) {
             Ok(0) => {
                 self.flow = Flow::Ended;

@@ -3,10 +3,14 @@
 use rustix::io::Errno;
 use rustls::Error;
 
-use super::direction::{Broken, Direction, Flow, READS_PER_TURN, Tools, Turn};
+use super::direction::{Broken, Direction, Flow, Tools, Turn};
 use crate::base::addr::Side;
 use crate::net::peer::Peer;
 use crate::tls::stream::{PLAIN_BYTES, SEALED_BYTES, TlsStream};
+
+/// Reads of a direction in one turn, each of up to 256 KiB, so that one fast flow does not starve
+/// the others.
+const READS_PER_TURN: u32 = 2;
 
 /// Control records up to this length wait for the data that they are sent with.
 const RIDES_ALONG_BYTES_MAX: usize = 2048;
@@ -21,6 +25,8 @@ pub struct Secured {
     /// The client's ticket, written with the first answer; not later than
     /// [`hurry`](Secured::hurry) says.
     ticket_waits: bool,
+    /// Bytes came, though perhaps of a record whose rest has not.
+    heard: bool,
 }
 
 /// How a peer broke the rules of TLS.
@@ -42,6 +48,7 @@ impl Secured {
             backend,
             fault: None,
             ticket_waits,
+            heard: false,
         }
     }
 
@@ -52,9 +59,17 @@ impl Secured {
         }
     }
 
-    /// What waits for data to be sent with waits no longer.
+    /// What waits for data to be sent with waits no longer. But a client that has ended may have
+    /// closed: it would answer with a reset, and it can have no use for a ticket alone.
     pub(super) fn hurry(&mut self) {
-        self.ticket_waits = false;
+        if self.client.as_ref().is_some_and(|tls| !tls.has_ended()) {
+            self.ticket_waits = false;
+        }
+    }
+
+    /// Whether bytes came since this was asked last, even if none could be passed on.
+    pub(super) fn take_heard(&mut self) -> bool {
+        std::mem::take(&mut self.heard)
     }
 
     /// One turn of the direction from `side`, as [`Direction::turn`].
@@ -80,7 +95,16 @@ impl Secured {
             if let Err(stop) = direction.deliver_held(sink) {
                 return stop;
             }
-            if direction.flow() != Flow::Open || !source.readable {
+            if direction.flow() != Flow::Open {
+                return Ok(Turn::Waits);
+            }
+            // Found behind plaintext that went first.
+            if let Some(error) = self.of(side).and_then(|tls| tls.fault()) {
+                let fault = Fault::Broken(error.clone());
+                self.fault.get_or_insert((side, fault));
+                return Err(Broken::Source);
+            }
+            if !source.readable {
                 return Ok(Turn::Waits);
             }
             if reads == READS_PER_TURN {
@@ -89,7 +113,11 @@ impl Secured {
             reads += 1;
             let received = match self.of(side) {
                 None => receive(source, tools),
-                Some(tls) => receive_opened(tls, source, tools),
+                Some(tls) => {
+                    let received = receive_opened(tls, source, tools);
+                    self.heard |= matches!(received, Ok(Received::Plain(_)));
+                    received
+                }
             };
             let count = match received {
                 Ok(Received::Plain(count)) => count,
@@ -235,3 +263,6 @@ fn offer_sealed(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

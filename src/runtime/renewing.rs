@@ -215,7 +215,8 @@ impl Renewing {
                     }
                 }
                 Err(why) => {
-                    if one.is_long_wrong(changed, now) {
+                    let wrong = one.wrong.get_or_insert_with(|| Wrong::new(now));
+                    if wrong.is_to_be_told(changed, now) {
                         one.tell_wrong(&why);
                         for user in &one.users {
                             if let User::Listener(name) = user {
@@ -231,29 +232,11 @@ impl Renewing {
 }
 
 impl Watched {
-    /// The files are of no use: whether it is time to say so. Once for each content.
-    fn is_long_wrong(&mut self, changed: bool, now: Instant) -> bool {
-        let new = || Wrong {
-            since: now,
-            read_at: now,
-            told: false,
-        };
-        let wrong = self.wrong.get_or_insert_with(new);
-        wrong.read_at = now;
-        if changed && wrong.told {
-            *wrong = new();
-        }
-        let is_time = !wrong.told && now.duration_since(wrong.since) >= GRACE;
-        wrong.told |= is_time;
-        is_time
-    }
-
     /// Whether the files are to be read, being as `stamps` say.
     fn asks_for_read(&self, stamps: &[Stamp]) -> bool {
-        let of_wrong = |wrong: &Wrong| !wrong.told || wrong.read_at.elapsed() >= READ_AGAIN;
         self.stamps != stamps
             || stamps.iter().any(Stamp::is_fresh)
-            || self.wrong.as_ref().is_some_and(of_wrong)
+            || self.wrong.as_ref().is_some_and(Wrong::asks_for_read)
     }
 
     fn tell_renewed(&self) {
@@ -286,6 +269,32 @@ impl Watched {
     fn used_by(&self) -> String {
         let users: Vec<_> = self.users.iter().map(ToString::to_string).collect();
         users.join(", ")
+    }
+}
+
+impl Wrong {
+    fn new(now: Instant) -> Wrong {
+        Wrong {
+            since: now,
+            read_at: now,
+            told: false,
+        }
+    }
+
+    /// The files were read again and are of no use still: whether it is time to say so. Once for
+    /// each content.
+    fn is_to_be_told(&mut self, changed: bool, now: Instant) -> bool {
+        if changed && self.told {
+            *self = Wrong::new(now);
+        }
+        self.read_at = now;
+        let is_time = !self.told && now.duration_since(self.since) >= GRACE;
+        self.told |= is_time;
+        is_time
+    }
+
+    fn asks_for_read(&self) -> bool {
+        !self.told || self.read_at.elapsed() >= READ_AGAIN
     }
 }
 
@@ -459,4 +468,38 @@ pub fn put_into(settings: &mut Settings, renewed: &[Content]) -> Renewal {
         renewal.is_for_all |= identity.is_some_and(renew);
     }
     renewal
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_told_once_and_not_while_it_may_be_half_of_a_change() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut wrong = Wrong::new(start);
+        assert!(!wrong.is_to_be_told(true, start));
+        assert!(!wrong.is_to_be_told(false, after(4)));
+        // What changes all the time is told of as well.
+        assert!(wrong.is_to_be_told(true, after(5)));
+        assert!(!wrong.is_to_be_told(false, after(100)));
+        assert!(!wrong.is_to_be_told(true, after(101)), "a new content");
+        assert!(!wrong.is_to_be_told(false, after(105)));
+        assert!(wrong.is_to_be_told(false, after(106)));
+    }
+
+    #[test]
+    fn a_file_changed_just_now_is_looked_at_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        assert_eq!(Stamp::of(&path), Stamp::None);
+        fs::write(&path, "a").unwrap();
+        let mut stamp = Stamp::of(&path);
+        assert!(stamp.is_fresh());
+        if let Stamp::Of { changed, .. } = &mut stamp {
+            changed.0 -= 10;
+        }
+        assert!(!stamp.is_fresh());
+    }
 }

@@ -27,9 +27,6 @@ use crate::relay::direction::Tools;
 use crate::relay::pipe::Pipes;
 use crate::tls::stream::{PLAIN_BYTES, SEALED_ROOM};
 
-/// Bytes moved by one read. Larger gains little; a worker has one such buffer.
-const SCRATCH_BYTES: usize = PLAIN_BYTES;
-
 /// Clients taken from one listening socket in one wake-up, so that sessions are not kept waiting.
 const ACCEPTS_MAX: u32 = 64;
 
@@ -123,7 +120,7 @@ impl Worker {
             version: 0,
             kit: Kit {
                 poller,
-                scratch: vec![0; SCRATCH_BYTES].into(),
+                scratch: vec![0; PLAIN_BYTES].into(),
                 sealed: vec![0; SEALED_ROOM].into(),
                 pipes: Pipes::default(),
                 chance: Chance::seeded(seed),

@@ -19,20 +19,25 @@ use super::cipher;
 const RECORD_PLAIN_BYTES_MAX: usize = 1 << 14;
 
 /// What a record has beside its plaintext: at most header, explicit nonce and tag of TLS 1.2
-/// (RFC 5288), at least header and tag.
+/// (RFC 5288); with TLS 1.3 header, type and tag.
 const RECORD_EXTRA_BYTES_MAX: usize = 5 + 8 + 16;
-const RECORD_EXTRA_BYTES_MIN: usize = 5 + 16;
+const RECORD_EXTRA_BYTES: usize = 5 + 1 + 16;
 
-/// Ciphertext that is opened at once: four full records, so that [`PLAIN_BYTES`] hold what they
-/// say.
-pub const SEALED_BYTES: usize = PLAIN_BYTES + 4 * RECORD_EXTRA_BYTES_MIN;
+/// Full records that are opened or sealed at once.
+const RECORDS: usize = 16;
 
 /// Plaintext that is sealed at once.
-pub const PLAIN_BYTES: usize = 4 * RECORD_PLAIN_BYTES_MAX;
+pub const PLAIN_BYTES: usize = RECORDS * RECORD_PLAIN_BYTES_MAX;
+
+/// Ciphertext that is opened at once: exactly so many full records of TLS 1.3, of which a bulk
+/// transfer consists. What it says fits [`PLAIN_BYTES`]: with the least that a record can have
+/// beside its plaintext, 21 bytes, what is over is too short for one more.
+pub const SEALED_BYTES: usize = PLAIN_BYTES + RECORDS * RECORD_EXTRA_BYTES;
+const _: () = assert!(RECORDS * (RECORD_EXTRA_BYTES - 21) < 21);
 
 /// Room for [`PLAIN_BYTES`] sealed, behind what a connection has to say for itself: tickets, key
 /// updates, an alert.
-pub const SEALED_ROOM: usize = PLAIN_BYTES + 4 * RECORD_EXTRA_BYTES_MAX + CONTROL_BYTES;
+pub const SEALED_ROOM: usize = PLAIN_BYTES + RECORDS * RECORD_EXTRA_BYTES_MAX + CONTROL_BYTES;
 
 /// Longer ones are sent by themselves.
 const CONTROL_BYTES: usize = 4096;
@@ -47,8 +52,8 @@ pub struct TlsStream {
     ended: bool,
     /// Our close_notify is sealed.
     said_goodbye: bool,
-    /// An error was met: nothing is sealed any more.
-    is_broken: bool,
+    /// What the peer did wrong: the connection is of no further use.
+    fault: Option<Error>,
 }
 
 enum Machine {
@@ -95,7 +100,7 @@ impl TlsStream {
             control: Vec::new(),
             ended: false,
             said_goodbye: false,
-            is_broken: false,
+            fault: None,
         }
     }
 
@@ -120,12 +125,19 @@ impl TlsStream {
         !self.common().is_handshaking()
     }
 
+    /// What the peer did wrong, also if [`open`](Self::open) had plaintext to give before it.
+    pub fn fault(&self) -> Option<&Error> {
+        self.fault.as_ref()
+    }
+
     /// Takes in what came, of at most [`SEALED_BYTES`]: plaintext goes to the front of `plain`,
     /// which has room for [`PLAIN_BYTES`]. Answers of the connection itself are in
     /// [`control`](Self::control) afterwards, also after an error, of which the peer is told.
     ///
-    /// Errors: what the peer did wrong; the connection is of no further use.
+    /// Errors: what the peer did wrong; the connection is of no further use. Plaintext that came
+    /// ahead of it is given first, and the error by [`fault`](Self::fault).
     pub fn open(&mut self, sealed: &mut [u8], plain: &mut [u8]) -> Result<Opened, Error> {
+        self.check_fault()?;
         let TlsStream {
             machine,
             control,
@@ -152,10 +164,21 @@ impl TlsStream {
             }
             Err(error) => {
                 self.partial = Vec::new();
-                self.is_broken = true;
-                Err(error)
+                self.fault = Some(error.clone());
+                match opened {
+                    0 => Err(error),
+                    plain => Ok(Opened {
+                        plain,
+                        established: self.is_established(),
+                        ended: false,
+                    }),
+                }
             }
         }
+    }
+
+    fn check_fault(&self) -> Result<(), Error> {
+        self.fault.clone().map_or(Ok(()), Err)
     }
 
     fn keep(&mut self, rest: &[u8]) {
@@ -200,13 +223,21 @@ impl TlsStream {
     pub fn seal(&mut self, plain: &[u8], out: &mut [u8]) -> Result<usize, Error> {
         debug_assert!(self.is_established() && plain.len() <= PLAIN_BYTES);
         let front = self.control.len();
-        if front + plain.len() + 4 * RECORD_EXTRA_BYTES_MAX > out.len() {
+        if front + plain.len() + RECORDS * RECORD_EXTRA_BYTES_MAX > out.len() {
             return Err(Error::General("no room for what is to be sent".to_owned()));
         }
         out[..front].copy_from_slice(&self.control);
         self.control_sent();
-        let sealed = self.write(|traffic| traffic.encrypt(plain, &mut out[front..]).ok())?;
-        Ok(front + sealed)
+        match self.write(|traffic| traffic.encrypt(plain, &mut out[front..]).ok()) {
+            Ok(sealed) => Ok(front + sealed),
+            Err(error) => {
+                // Over keys that are used up rustls says that we end. A peer that believed it
+                // would take what it has for everything.
+                let _ = self.write(|_| Some(0));
+                self.control_sent();
+                Err(error)
+            }
+        }
     }
 
     /// Adds the close_notify to [`control`](Self::control), once.
@@ -227,16 +258,14 @@ impl TlsStream {
 
     fn write(
         &mut self,
-        act: impl FnMut(&mut dyn Traffic) -> Option<usize>,
+        act: impl FnOnce(&mut dyn Traffic) -> Option<usize>,
     ) -> Result<usize, Error> {
-        if self.is_broken {
-            return Err(Error::EncryptError);
-        }
+        self.check_fault()?;
         let TlsStream {
             machine,
+            partial,
             control,
             ended,
-            partial,
             ..
         } = self;
         match machine {
@@ -284,6 +313,7 @@ impl fmt::Debug for TlsStream {
 trait Process {
     type Data;
     fn process<'c, 'i>(&'c mut self, sealed: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
+    fn has_to_say(&self) -> bool;
 }
 
 impl Process for UnbufferedServerConnection {
@@ -294,6 +324,10 @@ impl Process for UnbufferedServerConnection {
     ) -> UnbufferedStatus<'c, 'i, ServerConnectionData> {
         self.process_tls_records(sealed)
     }
+
+    fn has_to_say(&self) -> bool {
+        self.wants_write()
+    }
 }
 
 impl Process for UnbufferedClientConnection {
@@ -303,6 +337,10 @@ impl Process for UnbufferedClientConnection {
         sealed: &'i mut [u8],
     ) -> UnbufferedStatus<'c, 'i, ClientConnectionData> {
         self.process_tls_records(sealed)
+    }
+
+    fn has_to_say(&self) -> bool {
+        self.wants_write()
     }
 }
 
@@ -336,7 +374,8 @@ impl<Data> Traffic for WriteTraffic<'_, Data> {
     }
 }
 
-/// Processes every whole record and returns the bytes used.
+/// Processes every whole record and returns the bytes used. rustls remembers places in what is
+/// left, where a message goes on in the next record: it must be shown that again at every call.
 fn drive<P: Process>(
     machine: &mut P,
     sealed: &mut [u8],
@@ -371,10 +410,11 @@ fn drive<P: Process>(
             // is not taken, so there is none.
             Ok(_) => false,
             Err(error) => {
-                // What the peer is told of it.
-                used += discard;
-                while let Ok(ConnectionState::EncodeTlsData(encode)) =
-                    machine.process(&mut sealed[used..]).state
+                // What the peer is told of it. It comes before anything is looked for in the
+                // input, which must not be processed a second time.
+                while machine.has_to_say()
+                    && let Ok(ConnectionState::EncodeTlsData(encode)) =
+                        machine.process(&mut []).state
                 {
                     append(encode, control);
                 }
@@ -407,37 +447,28 @@ fn append<Data>(mut encode: EncodeTlsData<'_, Data>, control: &mut Vec<u8>) {
     }
 }
 
-/// `partial` is what rustls has not used up of what it was given: it may have marked places in it.
+/// Acts once data may be sent. `partial`: see [`drive`]; no record in it is whole.
 fn write<P: Process>(
     machine: &mut P,
-    partial: &mut Vec<u8>,
+    partial: &mut [u8],
     control: &mut Vec<u8>,
     ended: &mut bool,
-    mut act: impl FnMut(&mut dyn Traffic) -> Option<usize>,
+    act: impl FnOnce(&mut dyn Traffic) -> Option<usize>,
 ) -> Result<usize, Error> {
     loop {
         let UnbufferedStatus { discard, state, .. } = machine.process(partial);
-        let written = match state? {
+        debug_assert_eq!(discard, 0, "what was whole has been processed");
+        match state? {
             ConnectionState::WriteTraffic(mut traffic) => {
-                Some(act(&mut traffic).ok_or(Error::EncryptError)?)
+                return act(&mut traffic).ok_or(Error::EncryptError);
             }
-            ConnectionState::EncodeTlsData(encode) => {
-                append(encode, control);
-                None
-            }
-            ConnectionState::TransmitTlsData(transmit) => {
-                transmit.done();
-                None
-            }
-            ConnectionState::PeerClosed => {
-                *ended = true;
-                None
-            }
+            ConnectionState::EncodeTlsData(encode) => append(encode, control),
+            ConnectionState::TransmitTlsData(transmit) => transmit.done(),
+            ConnectionState::PeerClosed => *ended = true,
             _ => return Err(Error::HandshakeNotComplete),
-        };
-        debug_assert_eq!(discard, 0, "whole records were used up when they came");
-        if let Some(written) = written {
-            return Ok(written);
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

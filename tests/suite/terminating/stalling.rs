@@ -11,7 +11,7 @@ use crate::harness::tls;
 use crate::harness::wait;
 
 /// Time that a busy machine may take beyond what was asked for.
-const SLACK: Duration = Duration::from_secs(2);
+const SLACK: Duration = Duration::from_secs(4);
 
 /// Reads until the other side ended it, either way; how long that took. Panics when nobody does.
 fn await_end(mut socket: &TcpStream, since: Instant) -> Duration {
@@ -30,11 +30,12 @@ fn await_end(mut socket: &TcpStream, since: Instant) -> Duration {
 #[test]
 fn a_silent_client_is_reset_when_its_time_is_over() {
     let bench = Bench::over(tls::plain_echo(), "handshake_timeout = \"500ms\"");
-    let socket = TcpStream::connect(bench.balancer.address()).unwrap();
+    let address = bench.balancer.address();
     let begun = Instant::now();
+    let socket = TcpStream::connect(address).unwrap();
     let took = await_end(&socket, begun);
     let asked = Duration::from_millis(500);
-    assert!(took >= asked - Duration::from_millis(100), "{took:?}");
+    assert!(took >= asked, "{took:?}");
     assert!(took < asked + SLACK, "{took:?}");
     let record = bench.balancer.only_record();
     assert_eq!(record.termination(), "tls_timeout");
@@ -46,7 +47,7 @@ fn a_client_that_comes_byte_by_byte_has_no_more_time_than_others() {
     let bench = Bench::over(tls::plain_echo(), "handshake_timeout = \"1s\"");
     let config = Arc::new(bench.authority.client());
     let hello = tls::hello_of(&config, "web.test");
-    let mut dribbling = TcpStream::connect(bench.balancer.address()).unwrap();
+    let dribbling = TcpStream::connect(bench.balancer.address()).unwrap();
     let mut answered = TcpStream::connect(bench.balancer.address()).unwrap();
     let (one, other) = (
         dribbling.local_addr().unwrap(),
@@ -72,7 +73,6 @@ fn a_client_that_comes_byte_by_byte_has_no_more_time_than_others() {
     for from in [one, other] {
         assert_eq!(bench.balancer.record_of(from).termination(), "tls_timeout");
     }
-    let _ = dribbling.flush();
 }
 
 #[test]
