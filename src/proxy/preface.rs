@@ -187,12 +187,15 @@ impl Preface {
                     return Err(self.refused(Termination::ProxyHeaderInvalid, word, false));
                 }
             }
-        } else if account.route.header.is_some()
-            && account.passed_on().is_none()
-            && proxy::starts_like_header(&self.bytes)
-        {
-            let detail = "not_trusted";
-            return Err(self.refused(Termination::ProxyHeaderInvalid, detail, false));
+        } else if account.route.header.is_some() && account.passed_on().is_none() {
+            if proxy::starts_like_header(&self.bytes) {
+                let detail = "not_trusted";
+                return Err(self.refused(Termination::ProxyHeaderInvalid, detail, false));
+            }
+            // However it is split; where no hello is awaited, nobody waits for what a client says.
+            if self.awaits == Awaits::Hello && proxy::decode(&self.bytes) == Ok(Decoded::More) {
+                return Ok(self);
+            }
         }
         if self.awaits == Awaits::Hello && !self.bytes.is_empty() {
             return self.look_for_hello(account);

@@ -305,7 +305,7 @@ fn a_header_from_who_is_not_trusted_is_never_believed_and_refused_where_a_hello_
     let hello = hello("a.test", &[]);
     for header in [LINE.to_vec(), v2(PROXY, TCP_OVER_IPV4, &ADDRESSES)] {
         let said = [&header[..], &hello].concat();
-        for (at, heard) in ask_split(balancer.address(), &said, [header.len(), said.len()]) {
+        for (at, heard) in ask_split(balancer.address(), &said, 1..said.len()) {
             assert_eq!(heard.end, End::Reset, "split at {at}");
             let record = balancer.record_of(heard.client);
             let (_, termination, detail) = refusal(&record);
@@ -327,6 +327,11 @@ fn a_header_from_who_is_not_trusted_is_never_believed_and_refused_where_a_hello_
         let heard = ask_from("127.0.0.2", balancer.address(), &said);
         assert_eq!(heard.from(), "server");
         assert_eq!(server.received().last(), Some(&hello));
+    }
+    // What begins as one and is none is what the client says.
+    for said in [&b"PRO"[..], b"PROMPT", b"\r\n\r\n"] {
+        assert_eq!(ask(balancer.address(), said).from(), "server");
+        assert_eq!(server.received().last().unwrap(), said);
     }
     // Without a header they are served as everywhere.
     let to = [balancer.address(), balancer.address_of("plain")];
