@@ -109,6 +109,7 @@ pub mod net {
 /// Floor 3: TLS without sockets: what is offered, whom to believe, records.
 pub mod tls {
     mod certificates;
+    mod cipher;
     pub mod client;
     pub mod fault;
     pub mod server;

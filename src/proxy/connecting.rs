@@ -448,6 +448,8 @@ impl Connecting {
         let failed = self.failed_tries.len() as u32;
         let (backend, tries) = match &self.awaits {
             Awaits::Backend(tried) => {
+                // Whatever was to be said to it is cut off, which a FIN would not tell.
+                tried.backend.close_by_reset();
                 let name = tried.lease.member().name.as_str();
                 (Some(name.into()), failed + 1)
             }

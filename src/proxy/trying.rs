@@ -27,8 +27,8 @@ pub(super) struct Try {
     /// What goes to the backend before anything is relayed, and how far it has gone.
     outgoing: Vec<u8>,
     sent: usize,
-    /// The client's first bytes are part of it.
-    carries_ahead: bool,
+    /// Where the client's first bytes begin in it, if they are part of it.
+    ahead_from: usize,
     pub(super) tls: Option<TlsStream>,
     /// What the backend said behind its side of the handshake.
     pub(super) early: Early,
@@ -127,7 +127,7 @@ impl Try {
             deadline: span.deadline,
             outgoing: Vec::new(),
             sent: 0,
-            carries_ahead: false,
+            ahead_from: 0,
             tls: None,
             early: Early::default(),
         };
@@ -141,8 +141,8 @@ impl Try {
         this.outgoing.extend_from_slice(&announcement.header);
         match &upstream.tls {
             None => {
+                this.ahead_from = this.outgoing.len();
                 this.outgoing.extend_from_slice(ahead.held());
-                this.carries_ahead = true;
             }
             Some(tls) => {
                 let alpn = announcement.alpn.as_deref();
@@ -204,6 +204,12 @@ impl Try {
                 Ok(Err(error)) | Err(error) => error,
                 Ok(Ok(())) => Errno::CONNRESET,
             };
+            // An alert ahead of the reset says more than the reset.
+            if self.tls.is_some()
+                && let Progress::Failed(TryError::Tls(word)) = self.advance(ahead, tools)
+            {
+                return Progress::Failed(TryError::Tls(word));
+            }
             return Progress::Failed(error.into());
         }
         // A connection that brought bytes before it broke did stand: they are the client's.
@@ -226,6 +232,11 @@ impl Try {
                     Err(Errno::AGAIN) => return Progress::Waits,
                     Err(error) => return Progress::Failed(error.into()),
                 }
+                if self.tls.is_none() && self.sent >= self.ahead_from {
+                    // Another backend must not be given what this one has taken.
+                    ahead.held_was_delivered(self.sent - self.ahead_from);
+                    return Progress::Stands;
+                }
                 if self.sent < self.outgoing.len() {
                     return Progress::Waits;
                 }
@@ -233,9 +244,6 @@ impl Try {
                 self.sent = 0;
             }
             let Some(tls) = &mut self.tls else {
-                if self.carries_ahead {
-                    ahead.held_was_delivered();
-                }
                 return Progress::Stands;
             };
             if tls.is_established() {

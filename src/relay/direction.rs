@@ -159,11 +159,14 @@ impl Direction {
         Some(stash.bytes)
     }
 
-    /// What is held was delivered ahead of the relay, together with other things.
-    pub fn held_was_delivered(&mut self) {
-        if let Some(stash) = self.stash.take() {
-            self.delivered += (stash.bytes.len() - stash.sent) as u64;
+    /// The first bytes of what is held were delivered ahead of the relay, together with other
+    /// things.
+    pub fn held_was_delivered(&mut self, bytes: usize) {
+        if let Some(stash) = &mut self.stash {
+            stash.sent += bytes;
+            self.delivered += bytes as u64;
         }
+        self.stash.take_if(|stash| stash.sent == stash.bytes.len());
     }
 
     /// The bytes that [`keep`](Self::keep) was given, as far as they are not delivered.

@@ -168,6 +168,9 @@ impl Duplex {
             self.moved_at = now;
             self.awaits_answer = self.bytes_to_client() == answered;
         }
+        if self.secured.as_mut().is_some_and(|tls| tls.take_heard()) {
+            self.moved_at = now;
+        }
         self.flush_secured();
         if let Some(cut) = self.cut {
             return self.linger(cut, again, tools, now);

@@ -25,6 +25,8 @@ pub struct Secured {
     /// The client's ticket, written with the first answer; not later than
     /// [`hurry`](Secured::hurry) says.
     ticket_waits: bool,
+    /// Bytes came, though perhaps of a record whose rest has not.
+    heard: bool,
 }
 
 /// How a peer broke the rules of TLS.
@@ -46,6 +48,7 @@ impl Secured {
             backend,
             fault: None,
             ticket_waits,
+            heard: false,
         }
     }
 
@@ -56,9 +59,17 @@ impl Secured {
         }
     }
 
-    /// What waits for data to be sent with waits no longer.
+    /// What waits for data to be sent with waits no longer. But a client that has ended may have
+    /// closed: it would answer with a reset, and it can have no use for a ticket alone.
     pub(super) fn hurry(&mut self) {
-        self.ticket_waits = false;
+        if self.client.as_ref().is_some_and(|tls| !tls.has_ended()) {
+            self.ticket_waits = false;
+        }
+    }
+
+    /// Whether bytes came since this was asked last, even if none could be passed on.
+    pub(super) fn take_heard(&mut self) -> bool {
+        std::mem::take(&mut self.heard)
     }
 
     /// One turn of the direction from `side`, as [`Direction::turn`].
@@ -84,7 +95,16 @@ impl Secured {
             if let Err(stop) = direction.deliver_held(sink) {
                 return stop;
             }
-            if direction.flow() != Flow::Open || !source.readable {
+            if direction.flow() != Flow::Open {
+                return Ok(Turn::Waits);
+            }
+            // Found behind plaintext that went first.
+            if let Some(error) = self.of(side).and_then(|tls| tls.fault()) {
+                let fault = Fault::Broken(error.clone());
+                self.fault.get_or_insert((side, fault));
+                return Err(Broken::Source);
+            }
+            if !source.readable {
                 return Ok(Turn::Waits);
             }
             if reads == READS_PER_TURN {
@@ -93,7 +113,11 @@ impl Secured {
             reads += 1;
             let received = match self.of(side) {
                 None => receive(source, tools),
-                Some(tls) => receive_opened(tls, source, tools),
+                Some(tls) => {
+                    let received = receive_opened(tls, source, tools);
+                    self.heard |= matches!(received, Ok(Received::Plain(_)));
+                    received
+                }
             };
             let count = match received {
                 Ok(Received::Plain(count)) => count,
@@ -239,3 +263,6 @@ fn offer_sealed(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,8 @@ use rustls::unbuffered::{
 };
 use rustls::{CommonState, Error, HandshakeKind, ProtocolVersion};
 
+use super::cipher;
+
 /// Longest plaintext of one record (RFC 8446, section 5.1).
 const RECORD_PLAIN_BYTES_MAX: usize = 1 << 14;
 
@@ -50,8 +52,8 @@ pub struct TlsStream {
     ended: bool,
     /// Our close_notify is sealed.
     said_goodbye: bool,
-    /// An error was met: nothing is sealed any more.
-    is_broken: bool,
+    /// What the peer did wrong: the connection is of no further use.
+    fault: Option<Error>,
 }
 
 enum Machine {
@@ -76,6 +78,7 @@ pub struct Facts<'a> {
     pub version: &'static str,
     pub resumed: bool,
     pub alpn: Option<&'a [u8]>,
+    /// As OpenSSL has it.
     pub cipher: Option<&'static str>,
     /// The peer's own certificate.
     pub certificate: Option<&'a CertificateDer<'static>>,
@@ -97,7 +100,7 @@ impl TlsStream {
             control: Vec::new(),
             ended: false,
             said_goodbye: false,
-            is_broken: false,
+            fault: None,
         }
     }
 
@@ -122,12 +125,19 @@ impl TlsStream {
         !self.common().is_handshaking()
     }
 
+    /// What the peer did wrong, also if [`open`](Self::open) had plaintext to give before it.
+    pub fn fault(&self) -> Option<&Error> {
+        self.fault.as_ref()
+    }
+
     /// Takes in what came, of at most [`SEALED_BYTES`]: plaintext goes to the front of `plain`,
     /// which has room for [`PLAIN_BYTES`]. Answers of the connection itself are in
     /// [`control`](Self::control) afterwards, also after an error, of which the peer is told.
     ///
-    /// Errors: what the peer did wrong; the connection is of no further use.
+    /// Errors: what the peer did wrong; the connection is of no further use. Plaintext that came
+    /// ahead of it is given first, and the error by [`fault`](Self::fault).
     pub fn open(&mut self, sealed: &mut [u8], plain: &mut [u8]) -> Result<Opened, Error> {
+        self.check_fault()?;
         let TlsStream {
             machine,
             control,
@@ -154,10 +164,21 @@ impl TlsStream {
             }
             Err(error) => {
                 self.partial = Vec::new();
-                self.is_broken = true;
-                Err(error)
+                self.fault = Some(error.clone());
+                match opened {
+                    0 => Err(error),
+                    plain => Ok(Opened {
+                        plain,
+                        established: self.is_established(),
+                        ended: false,
+                    }),
+                }
             }
         }
+    }
+
+    fn check_fault(&self) -> Result<(), Error> {
+        self.fault.clone().map_or(Ok(()), Err)
     }
 
     fn keep(&mut self, rest: &[u8]) {
@@ -207,8 +228,16 @@ impl TlsStream {
         }
         out[..front].copy_from_slice(&self.control);
         self.control_sent();
-        let sealed = self.write(|traffic| traffic.encrypt(plain, &mut out[front..]).ok())?;
-        Ok(front + sealed)
+        match self.write(|traffic| traffic.encrypt(plain, &mut out[front..]).ok()) {
+            Ok(sealed) => Ok(front + sealed),
+            Err(error) => {
+                // Over keys that are used up rustls says that we end. A peer that believed it
+                // would take what it has for everything.
+                let _ = self.write(|_| Some(0));
+                self.control_sent();
+                Err(error)
+            }
+        }
     }
 
     /// Adds the close_notify to [`control`](Self::control), once.
@@ -229,16 +258,14 @@ impl TlsStream {
 
     fn write(
         &mut self,
-        act: impl FnMut(&mut dyn Traffic) -> Option<usize>,
+        act: impl FnOnce(&mut dyn Traffic) -> Option<usize>,
     ) -> Result<usize, Error> {
-        if self.is_broken {
-            return Err(Error::EncryptError);
-        }
+        self.check_fault()?;
         let TlsStream {
             machine,
+            partial,
             control,
             ended,
-            partial,
             ..
         } = self;
         match machine {
@@ -259,7 +286,7 @@ impl TlsStream {
             alpn: common.alpn_protocol(),
             cipher: common
                 .negotiated_cipher_suite()
-                .and_then(|suite| suite.suite().as_str()),
+                .and_then(|suite| cipher::name(suite.suite())),
             certificate: common.peer_certificates().and_then(<[_]>::first),
         }
     }
@@ -286,6 +313,7 @@ impl fmt::Debug for TlsStream {
 trait Process {
     type Data;
     fn process<'c, 'i>(&'c mut self, sealed: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
+    fn has_to_say(&self) -> bool;
 }
 
 impl Process for UnbufferedServerConnection {
@@ -296,6 +324,10 @@ impl Process for UnbufferedServerConnection {
     ) -> UnbufferedStatus<'c, 'i, ServerConnectionData> {
         self.process_tls_records(sealed)
     }
+
+    fn has_to_say(&self) -> bool {
+        self.wants_write()
+    }
 }
 
 impl Process for UnbufferedClientConnection {
@@ -305,6 +337,10 @@ impl Process for UnbufferedClientConnection {
         sealed: &'i mut [u8],
     ) -> UnbufferedStatus<'c, 'i, ClientConnectionData> {
         self.process_tls_records(sealed)
+    }
+
+    fn has_to_say(&self) -> bool {
+        self.wants_write()
     }
 }
 
@@ -338,7 +374,8 @@ impl<Data> Traffic for WriteTraffic<'_, Data> {
     }
 }
 
-/// Processes every whole record and returns the bytes used.
+/// Processes every whole record and returns the bytes used. rustls remembers places in what is
+/// left, where a message goes on in the next record: it must be shown that again at every call.
 fn drive<P: Process>(
     machine: &mut P,
     sealed: &mut [u8],
@@ -373,10 +410,11 @@ fn drive<P: Process>(
             // is not taken, so there is none.
             Ok(_) => false,
             Err(error) => {
-                // What the peer is told of it.
-                used += discard;
-                while let Ok(ConnectionState::EncodeTlsData(encode)) =
-                    machine.process(&mut sealed[used..]).state
+                // What the peer is told of it. It comes before anything is looked for in the
+                // input, which must not be processed a second time.
+                while machine.has_to_say()
+                    && let Ok(ConnectionState::EncodeTlsData(encode)) =
+                        machine.process(&mut []).state
                 {
                     append(encode, control);
                 }
@@ -409,37 +447,28 @@ fn append<Data>(mut encode: EncodeTlsData<'_, Data>, control: &mut Vec<u8>) {
     }
 }
 
-/// `partial` is what rustls has not used up of what it was given: it may have marked places in it.
+/// Acts once data may be sent. `partial`: see [`drive`]; no record in it is whole.
 fn write<P: Process>(
     machine: &mut P,
-    partial: &mut Vec<u8>,
+    partial: &mut [u8],
     control: &mut Vec<u8>,
     ended: &mut bool,
-    mut act: impl FnMut(&mut dyn Traffic) -> Option<usize>,
+    act: impl FnOnce(&mut dyn Traffic) -> Option<usize>,
 ) -> Result<usize, Error> {
     loop {
         let UnbufferedStatus { discard, state, .. } = machine.process(partial);
-        let written = match state? {
+        debug_assert_eq!(discard, 0, "what was whole has been processed");
+        match state? {
             ConnectionState::WriteTraffic(mut traffic) => {
-                Some(act(&mut traffic).ok_or(Error::EncryptError)?)
+                return act(&mut traffic).ok_or(Error::EncryptError);
             }
-            ConnectionState::EncodeTlsData(encode) => {
-                append(encode, control);
-                None
-            }
-            ConnectionState::TransmitTlsData(transmit) => {
-                transmit.done();
-                None
-            }
-            ConnectionState::PeerClosed => {
-                *ended = true;
-                None
-            }
+            ConnectionState::EncodeTlsData(encode) => append(encode, control),
+            ConnectionState::TransmitTlsData(transmit) => transmit.done(),
+            ConnectionState::PeerClosed => *ended = true,
             _ => return Err(Error::HandshakeNotComplete),
-        };
-        debug_assert_eq!(discard, 0, "whole records were used up when they came");
-        if let Some(written) = written {
-            return Ok(written);
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

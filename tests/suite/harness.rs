@@ -10,6 +10,7 @@ pub mod peer;
 pub mod process;
 pub mod record;
 pub mod script;
+pub mod secured;
 pub mod segment;
 pub mod sockets;
 pub mod tls;

@@ -18,14 +18,13 @@ use crate::harness::balancer::{Balancer, Setup};
 use crate::harness::machine::{self, program};
 use crate::harness::peer::End;
 use crate::harness::process::{Helper, free_port};
-use crate::harness::sockets::{self, Refusing};
+use crate::harness::sockets::{self, Refusing, Silent};
 use crate::harness::tls::{self, Authority};
 use crate::routing_kit::{
-    Keeper, ask, ask_from, ask_split, await_read, connect, dribble, hear, hello, hello_of, host,
-    in_records, message, pool, refusal, say,
+    Keeper, PASSTHROUGH, ask, ask_from, ask_split, await_read, connect, dribble, hear, hello,
+    hello_of, host, in_records, message, pool, refusal, say,
 };
 
-const PASSTHROUGH: &str = "tls = { mode = \"passthrough\" }";
 /// A fatal alert decode_error.
 const ALERT: [u8; 7] = [21, 3, 3, 0, 2, 2, 50];
 
@@ -294,14 +293,13 @@ fn a_hello_byte_by_byte_leads_to_the_same_pool() {
     let (other, named) = (Keeper::new("other"), Keeper::new("named"));
     let routes = route("sni = [\"named.test\"]", "named");
     let balancer = Balancer::start(&setup(&other, &routes, &[("named", &named)]));
-    let hello = named_hello();
-    let mut client = connect(balancer.address());
-    for byte in &hello {
-        client.write_all(&[*byte]).unwrap();
-        await_read(balancer.address());
+    for (sample, expected) in samples() {
+        let mut client = connect(balancer.address());
+        dribble(&mut client, &sample, Duration::from_millis(1));
+        assert_eq!(hear(client).from(), expected);
+        let received = [named.received(), other.received()].concat();
+        assert!(received.contains(&sample), "changed");
     }
-    assert_eq!(hear(client).from(), "named");
-    assert_eq!(named.received_once(), hello);
 }
 
 /// E4; `HELLO_BYTES_MAX` and `HELLO_WIRE_BYTES_MAX` are what it is about.
@@ -440,8 +438,9 @@ fn a_hello_that_does_not_come_ends_at_the_deadline_which_no_byte_puts_off() {
         assert!(client.read(&mut [0]).map_or(true, |count| count == 0));
         let record = balancer.record_of(own);
         assert_eq!(refusal(&record), ("preface", "tls_timeout", ""));
-        let after = record.number("duration_ms");
-        assert!((400..2_000).contains(&after), "{after} ms");
+        let after = record.text("duration_ms");
+        let millis: f64 = after.parse().unwrap();
+        assert!((400.0..2_000.0).contains(&millis), "{after} ms");
     }
     assert!(other.untouched());
 }
@@ -499,21 +498,25 @@ fn the_same_name_leads_to_the_same_backend_whoever_asks() {
 }
 
 #[test]
-fn a_hello_that_was_held_goes_to_the_next_backend_when_the_first_refuses() {
-    let (refusing, named) = (Refusing::new(), Keeper::new("named"));
-    let setup = Setup::over(&[refusing.address, named.address()])
-        .listener(PASSTHROUGH)
-        .pool("policy = \"failover\"\nejection = { connect_failures = 0 }");
-    let balancer = Balancer::start(&setup);
+fn a_hello_that_was_held_goes_to_the_next_backend_when_the_first_does_not_answer() {
+    let (refusing, silent) = (Refusing::new(), Silent::new());
     let long = in_records(&message(Some(&host(b"named.test")), &[], 30_000), 1 << 14);
-    for hello in [named_hello(), long] {
-        let heard = ask(balancer.address(), &hello);
-        assert_eq!(heard.from(), "named");
-        assert_eq!(named.received().last(), Some(&hello));
-        let record = balancer.record_of(heard.client);
-        assert_eq!(record.number("tries"), 2);
-        assert_eq!(record.text("backend"), "b1");
-        assert_eq!(record.number("bytes_to_backend"), hello.len() as u64);
+    for first in [refusing.address, silent.address] {
+        let named = Keeper::new("named");
+        let setup = Setup::over(&[first, named.address()])
+            .listener(PASSTHROUGH)
+            .pool("connect_timeout = \"2s\"\nretries = 1\npolicy = \"failover\"")
+            .pool("ejection = { connect_failures = 0 }");
+        let balancer = Balancer::start(&setup);
+        for hello in [named_hello(), long.clone()] {
+            let heard = ask(balancer.address(), &hello);
+            assert_eq!(heard.from(), "named");
+            assert_eq!(named.received().last(), Some(&hello));
+            let record = balancer.record_of(heard.client);
+            assert_eq!(record.number("tries"), 2);
+            assert_eq!(record.text("backend"), "b1");
+            assert_eq!(record.number("bytes_to_backend"), hello.len() as u64);
+        }
     }
 }
 
@@ -661,5 +664,5 @@ fn a_server_of_nginx_shows_its_own_certificate_through_the_balancer() {
     let mut answer = String::new();
     // nginx may leave out the close_notify of an answer that says its length.
     let _truncated_or_not = client.read_to_string(&mut answer);
-    assert!(answer.ends_with("nginx.test TLSv1.3"), "{answer}");
+    assert!(answer.contains("\r\n\r\nnginx.test TLSv1."), "{answer}");
 }

@@ -1,6 +1,7 @@
 //! What the tests of routes and of the PROXY protocol share: servers that keep what they are sent
 //! and say who they are, clients that say something in pieces and hear who answers, and hellos.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -14,6 +15,10 @@ use crate::harness::peer::{Backend, End};
 use crate::harness::record::Record;
 use crate::harness::sockets::{self, Options};
 use crate::harness::wait;
+
+/// Clients here take their time, so that the deadline of a hello is none of theirs.
+pub(crate) const PASSTHROUGH: &str =
+    "tls = { mode = \"passthrough\", handshake_timeout = \"10m\" }";
 
 /// A server that keeps what each client sends up to its end, and then answers with its name.
 pub(crate) struct Keeper {
@@ -122,20 +127,24 @@ fn ready(socket: TcpStream) -> TcpStream {
 
 /// Says it, ends, and hears what comes up to the end.
 pub(crate) fn say(mut socket: TcpStream, said: &[u8]) -> Heard {
-    // Who is refused early may be told so before all is said.
-    let _refused_or_not = socket.write_all(said);
-    hear(socket)
+    let sent = socket.write_all(said);
+    hear_after(sent, socket)
 }
 
 /// Ends, and hears what comes up to the end.
-pub(crate) fn hear(mut socket: TcpStream) -> Heard {
+pub(crate) fn hear(socket: TcpStream) -> Heard {
+    hear_after(Ok(()), socket)
+}
+
+/// The kernel tells of a reset once only: who was told while it sent reads an end in order.
+fn hear_after(sent: std::io::Result<()>, mut socket: TcpStream) -> Heard {
     let client = socket.local_addr().unwrap();
     let _reset_or_not = socket.shutdown(Shutdown::Write);
     let mut answer = Vec::new();
     let end = match socket.read_to_end(&mut answer) {
-        Ok(_) => End::Fin,
+        Ok(_) if sent.is_ok() => End::Fin,
         Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => End::Stuck,
-        Err(_) => End::Reset,
+        _ => End::Reset,
     };
     Heard {
         client,
@@ -164,10 +173,13 @@ pub(crate) fn ask_split(
             clients.push(client);
         }
         await_read(to);
-        for (client, &at) in clients.iter_mut().zip(some) {
-            client.write_all(&said[at..]).unwrap();
-        }
-        heard.extend(some.iter().copied().zip(clients.into_iter().map(hear)));
+        let rest = |(mut client, &at): (TcpStream, &usize)| {
+            // Who is refused for the first part may be told so by now.
+            (client.write_all(&said[at..]), at, client)
+        };
+        let sent: Vec<_> = clients.into_iter().zip(some).map(rest).collect();
+        let answers = sent.into_iter();
+        heard.extend(answers.map(|(sent, at, client)| (at, hear_after(sent, client))));
     }
     heard
 }
@@ -213,6 +225,15 @@ pub(crate) fn record_passed_on(balancer: &Balancer, by: SocketAddr) -> Record {
     wait::until_some("the record is written", || {
         let mut records = balancer.records().into_iter();
         records.rfind(|record| record.text("passed_on_by") == by)
+    })
+}
+
+/// All records by who passed their connections on, once there are so many.
+pub(crate) fn records_passed_on(balancer: &Balancer, count: usize) -> HashMap<String, Record> {
+    wait::until_some("the records are written", || {
+        let records = balancer.records();
+        let by = |record: Record| (record.text("passed_on_by").to_owned(), record);
+        (records.len() >= count).then(|| records.into_iter().map(by).collect())
     })
 }
 
