@@ -145,7 +145,9 @@ pub mod proxy {
 
 /// Floor 6: threads and their life: workers, the control thread, reload, drain.
 pub mod runtime {
+    mod binds;
     pub mod closing;
+    pub mod command;
     pub mod control;
     mod descriptors;
     mod discovering;

@@ -15,7 +15,8 @@ use super::traffic::{RATE_FIRST, RATES, Seen, Traffic};
 use crate::balance::backend::State as BackendWord;
 use crate::config::load::load_text;
 use crate::config::settings::{AccessTarget, Settings};
-use crate::runtime::control::{Command, Control};
+use crate::runtime::command::Command;
+use crate::runtime::control::Control;
 use crate::runtime::probing::LastProbe;
 use crate::runtime::state::State;
 

@@ -69,6 +69,29 @@ pub(super) struct Closing<'a> {
     pub(super) failed_tries: &'a [FailedTry],
 }
 
+impl Closing<'_> {
+    /// Of a session that never had a backend.
+    pub(super) fn without_backend(
+        phase: Phase,
+        termination: Termination,
+        detail: &'static str,
+    ) -> Self {
+        Closing {
+            phase,
+            termination,
+            detail,
+            backend: "",
+            tries: 0,
+            connect: None,
+            first_byte: None,
+            bytes: (0, 0),
+            path: RelayPath::None,
+            queue: Duration::ZERO,
+            failed_tries: &[],
+        }
+    }
+}
+
 impl Account {
     /// What is learnt of the client goes there.
     pub(super) fn learn(&mut self) -> &mut Learnt {

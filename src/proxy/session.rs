@@ -3,7 +3,6 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -13,25 +12,19 @@ use super::announce::announce;
 use super::connecting::{self, Connecting, Failed, Opening};
 use super::context::Context;
 use super::preface::{self, Preface, Refused};
-use super::relaying::{Relaying, Silence};
+use super::relaying::Relaying;
 use super::route::{Route, Tls};
 use super::securing::{self, Secured, Securing};
 use crate::balance::pool::Lease;
 use crate::base::addr::{ClientAddr, Endpoint, Side};
 use crate::base::clock::Moment;
-use crate::base::ending::{Phase, RelayPath, Termination};
-use crate::base::wheel::TICK;
-use crate::net::peer::{Peer, unacknowledged_max};
+use crate::base::ending::{Phase, Termination};
+use crate::net::peer::Peer;
 use crate::net::poller::{Readiness, Token};
 use crate::relay::direction::COPY_BYTES;
-use crate::relay::duplex::{End, Step};
-use crate::relay::secured::Fault;
-use crate::tls::fault;
 use crate::tls::stream::TlsStream;
 
-/// A connection that outlives this gets what a short one does without: keepalive on the
-/// backend's side, and a look at its deadlines.
-const SETTLED_AFTER: Duration = Duration::from_secs(1);
+mod relay;
 
 /// A client that was accepted, perhaps by another worker.
 #[derive(Debug)]
@@ -164,14 +157,13 @@ impl Session {
 
     /// The turn asked for with [`Next::Again`] or [`Next::Labours`].
     pub fn turn(&mut self, cx: &mut Context<'_>) -> Next {
+        if let Some(Stage::Relaying(_)) = self.stage {
+            return self.relay(cx);
+        }
         match self.stage.take() {
             Some(Stage::Securing(securing)) => {
                 let outcome = securing.turn(&mut self.account, cx);
                 self.after_securing(outcome, cx)
-            }
-            Some(Stage::Relaying(relaying)) => {
-                self.stage = Some(Stage::Relaying(relaying));
-                self.relay(cx)
             }
             other => {
                 self.stage = other;
@@ -196,6 +188,9 @@ impl Session {
 
     /// The session's alarm rang, perhaps early.
     pub fn alarm(&mut self, cx: &mut Context<'_>) -> Next {
+        if let Some(Stage::Relaying(_)) = self.stage {
+            return self.check_deadlines(cx);
+        }
         match self.stage.take() {
             Some(Stage::Preface(preface)) => {
                 let outcome = preface.alarm(cx);
@@ -209,11 +204,7 @@ impl Session {
                 let outcome = connecting.alarm(cx);
                 self.after_connecting(outcome, cx)
             }
-            Some(Stage::Relaying(relaying)) => {
-                self.stage = Some(Stage::Relaying(relaying));
-                self.check_deadlines(cx)
-            }
-            None => Next::Over,
+            Some(Stage::Relaying(_)) | None => Next::Over,
         }
     }
 
@@ -254,19 +245,7 @@ impl Session {
     /// After a panic inside a step: the session is lost, its record is not.
     pub fn record_panic(&self, cx: &mut Context<'_>) {
         self.account.close(
-            Closing {
-                phase: Phase::Relay,
-                termination: Termination::Internal,
-                detail: "panic",
-                backend: "",
-                tries: 0,
-                connect: None,
-                first_byte: None,
-                bytes: (0, 0),
-                path: RelayPath::None,
-                queue: Duration::ZERO,
-                failed_tries: &[],
-            },
+            Closing::without_backend(Phase::Relay, Termination::Internal, "panic"),
             cx,
         );
     }
@@ -382,153 +361,17 @@ impl Session {
         }
     }
 
-    /// Moves what can be moved. In place: this runs for every event of a live connection.
-    fn relay(&mut self, cx: &mut Context<'_>) -> Next {
-        let Some(Stage::Relaying(relaying)) = &mut self.stage else {
-            return Next::Over;
-        };
-        let step = relaying.duplex.advance(&mut cx.tools, cx.poller, cx.now);
-        relaying.note_first_byte(cx.now);
-        match step {
-            Step::Waits => {
-                // The alarm that stands may be that of the connect, or the look at a session
-                // whose halves were both open: neither knows of the limits that hold now.
-                let half_closed = relaying.duplex.half_closed();
-                if relaying.alarm_for == Some(half_closed) {
-                    return Next::Waits;
-                }
-                relaying.alarm_for = Some(half_closed);
-                Next::WaitsUntil(cx.now + SETTLED_AFTER)
-            }
-            Step::Again => Next::Again,
-            Step::Lingers => Next::WaitsUntil(cx.now + TICK),
-            Step::Ended(end) => {
-                let fault = relaying.duplex.fault();
-                let (termination, detail) = match end {
-                    End::Reset(side) if fault.is_some_and(|(of, _)| *of == side) => {
-                        broken_tls(side, fault)
-                    }
-                    End::Closed(Side::Client) => (Termination::ClientClosed, ""),
-                    End::Closed(Side::Backend) => (Termination::BackendClosed, ""),
-                    End::Reset(Side::Client) => (Termination::ClientReset, ""),
-                    End::Reset(Side::Backend) => (Termination::BackendReset, ""),
-                    End::Unwatched => (Termination::Internal, "local_memory"),
-                };
-                self.end(termination, detail, cx);
-                Next::Over
-            }
-        }
-    }
-
-    fn check_deadlines(&mut self, cx: &mut Context<'_>) -> Next {
-        let limits = self.account.route.limits;
-        let Some(Stage::Relaying(relaying)) = &mut self.stage else {
-            return Next::Over;
-        };
-        if !relaying.settled {
-            relaying.settled = true;
-            relaying.duplex.hurry();
-            relaying
-                .duplex
-                .backend()
-                .keep_alive(unacknowledged_max(limits.idle));
-        }
-        relaying.report_bytes();
-
-        let end_of_life = deadline(self.account.accepted_at, limits.lifetime);
-        if end_of_life.is_some_and(|at| cx.now >= at) {
-            return self.cut_short(Termination::MaxLifetime, "", cx);
-        }
-        let (silence_max, termination) = if relaying.duplex.half_closed() {
-            (limits.half_close, Termination::HalfCloseTimeout)
-        } else {
-            (limits.idle, Termination::IdleTimeout)
-        };
-        let look_again = match relaying.silence(silence_max, cx.now) {
-            Silence::Unlimited => None,
-            Silence::LookAgain(at) => Some(at),
-            Silence::TooLong => {
-                let detail = match relaying.duplex.blocked_by() {
-                    Some(Side::Client) => "client_not_reading",
-                    Some(Side::Backend) => "backend_not_reading",
-                    None => "",
-                };
-                return self.cut_short(termination, detail, cx);
-            }
-        };
-        // A cut that lingers is advanced from here.
-        match self.relay(cx) {
-            Next::Waits => match look_again.into_iter().chain(end_of_life).min() {
-                Some(at) => Next::WaitsUntil(at),
-                None => Next::Waits,
-            },
-            next => next,
-        }
-    }
-
-    /// Ends a relay from our side: both peers see a reset.
-    fn cut_short(
-        &mut self,
-        termination: Termination,
-        detail: &'static str,
-        cx: &mut Context<'_>,
-    ) -> Next {
-        if let Some(Stage::Relaying(relaying)) = &self.stage {
-            relaying.duplex.close_by_reset();
-        }
-        self.end(termination, detail, cx);
-        Next::Over
-    }
-
-    fn end(&mut self, termination: Termination, detail: &'static str, cx: &mut Context<'_>) {
-        let Some(Stage::Relaying(mut relaying)) = self.stage.take() else {
-            return;
-        };
-        relaying.duplex.release(&mut cx.tools);
-        relaying.report_bytes();
-        relaying.report_end(termination, cx.now);
-        let duplex = &relaying.duplex;
-        self.account.close(
-            Closing {
-                phase: Phase::Relay,
-                termination,
-                detail,
-                backend: &relaying.lease.member().name,
-                tries: relaying.tries(),
-                connect: Some(relaying.connect),
-                first_byte: relaying.first_byte,
-                bytes: (duplex.bytes_to_backend(), duplex.bytes_to_client()),
-                path: if duplex.is_secured() {
-                    RelayPath::Tls
-                } else if duplex.spliced() {
-                    RelayPath::Splice
-                } else {
-                    RelayPath::Copy
-                },
-                queue: relaying.queued,
-                failed_tries: &relaying.failed_tries,
-            },
-            cx,
-        );
-    }
-
     /// The client goes without having had a backend: by reset, because nothing has ended that an
     /// orderly close could speak of.
     fn fail(&mut self, failed: Failed, cx: &mut Context<'_>) {
         failed.client.close_by_reset();
         self.account.close(
             Closing {
-                phase: failed.phase,
-                termination: failed.termination,
-                detail: failed.detail,
                 backend: failed.backend.as_deref().unwrap_or(""),
                 tries: failed.tries,
-                connect: None,
-                first_byte: None,
-                bytes: (0, 0),
-                path: RelayPath::None,
                 queue: failed.queued,
                 failed_tries: &failed.failed_tries,
+                ..Closing::without_backend(failed.phase, failed.termination, failed.detail)
             },
             cx,
         );
@@ -540,36 +383,11 @@ impl Session {
             refused.client.close_by_reset();
         }
         self.account.close(
-            Closing {
-                phase: refused.phase,
-                termination: refused.termination,
-                detail: refused.detail,
-                backend: "",
-                tries: 0,
-                connect: None,
-                first_byte: None,
-                bytes: (0, 0),
-                path: RelayPath::None,
-                queue: Duration::ZERO,
-                failed_tries: &[],
-            },
+            Closing::without_backend(refused.phase, refused.termination, refused.detail),
             cx,
         );
         Next::Over
     }
-}
-
-/// How a session ended in which one side broke the rules of TLS.
-fn broken_tls(side: Side, fault: Option<&(Side, Fault)>) -> (Termination, &'static str) {
-    match (fault, side) {
-        (Some((_, Fault::Broken(error))), _) => (Termination::TlsFailed, fault::word(error)),
-        (_, Side::Client) => (Termination::ClientReset, "tls_truncated"),
-        (_, Side::Backend) => (Termination::BackendReset, "tls_truncated"),
-    }
-}
-
-fn deadline(from: Moment, limit: Duration) -> Option<Moment> {
-    (!limit.is_zero()).then(|| from + limit)
 }
 
 #[cfg(test)]

@@ -2,17 +2,17 @@
 //! asks for it, comes through [`Control::run`] one after the other.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use super::binds::Binds;
 use super::closing::{self, Order, Scope};
+use super::command::{Command, Reloaded, StartError};
 use super::descriptors;
 use super::discovering::Discovering;
 use super::draining::Draining;
@@ -21,17 +21,15 @@ use super::probing::{PROBES_AT_ONCE, Probing};
 use super::rebalancing::Rebalancing;
 use super::renewing::{self, Content, Renewing};
 use super::securing::Secured;
-use super::shared::{BindId, Message, Shared};
+use super::shared::{Message, Shared};
 use super::state::{State, certificates};
 use super::worker::Worker;
 use crate::balance::backend::Wish;
 use crate::base::addr::Endpoint;
 use crate::base::clock::Moment;
 use crate::base::drain::Curve;
-use crate::config::settings::{Listener, Settings};
+use crate::config::settings::Settings;
 use crate::discovery::source::{self, Source};
-use crate::net::listen;
-use crate::net::peer::unacknowledged_max;
 use crate::observe::access::AccessLog;
 
 /// Requests that may wait for the control loop.
@@ -40,108 +38,12 @@ const COMMANDS_MAX: usize = 64;
 /// How often the control loop looks after what no event tells of.
 const ROUND: Duration = Duration::from_millis(250);
 
-/// A request to the control loop.
-#[derive(Debug)]
-pub enum Command {
-    /// Apply other settings; all of them or, with the answer saying why, none.
-    Reload(Box<Settings>, oneshot::Sender<Result<Reloaded, StartError>>),
-    /// Close the log files and open them again by name.
-    ReopenLogs,
-    State(oneshot::Sender<State>),
-    /// What the operator wants of one backend; the answer is false when there is no such one.
-    Wish {
-        pool: String,
-        backend: String,
-        wish: Wish,
-        done: oneshot::Sender<bool>,
-    },
-    /// Accept nothing more, let sessions end until the timeout, then reset the rest.
-    Drain(Duration),
-    /// End at once.
-    Stop,
-}
-
-/// What a reload did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Reloaded {
-    /// Changes that the running process cannot make, in words.
-    pub needs_restart: Vec<String>,
-}
-
-/// Why the process cannot start, or a configuration not be applied.
-#[derive(Debug)]
-pub enum StartError {
-    Listen {
-        listener: String,
-        endpoint: Endpoint,
-        error: io::Error,
-    },
-    AccessLog(io::Error),
-    Descriptors {
-        wanted: u32,
-        allowed: u32,
-    },
-    Threads(io::Error),
-    Tls {
-        listener: String,
-        error: rustls::Error,
-    },
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StartError::Listen {
-                listener,
-                endpoint,
-                error,
-            } => {
-                write!(
-                    f,
-                    "listener \"{listener}\" cannot listen on {endpoint}: {error}"
-                )
-            }
-            StartError::AccessLog(error) => write!(f, "the access log cannot be opened: {error}"),
-            StartError::Descriptors { wanted, allowed } => write!(
-                f,
-                "max_connections = {wanted} needs more descriptors than the limit allows, which \
-                 is enough for {allowed} connections: raise it (ulimit -n, LimitNOFILE=) or lower \
-                 max_connections"
-            ),
-            StartError::Tls { listener, error } => {
-                write!(
-                    f,
-                    "the TLS of listener \"{listener}\" cannot be set up: {error}"
-                )
-            }
-            StartError::Threads(error) => write!(f, "a worker cannot be started: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for StartError {}
-
-/// An address that is listened on.
-#[derive(Debug)]
-struct Bind {
-    id: BindId,
-    /// As configured.
-    asked: Endpoint,
-    /// With the port the kernel chose for port 0.
-    actual: Endpoint,
-    /// One for each worker; unix sockets are one that all share.
-    sockets: Vec<Arc<OwnedFd>>,
-    /// Index of the listener in the settings.
-    listener: usize,
-}
-
 #[derive(Debug)]
 pub struct Control {
     settings: Settings,
     registry: Registry,
     plan: Plan,
-    binds: Vec<Bind>,
-    next_bind: BindId,
+    binds: Binds,
     shared: Arc<Shared>,
     access: AccessLog,
     probing: Probing,
@@ -179,8 +81,7 @@ impl Control {
         let mut control = Control {
             registry,
             plan,
-            binds: Vec::new(),
-            next_bind: 0,
+            binds: Binds::default(),
             access,
             probing: Probing::default(),
             holds_clients: finds_backends(&settings),
@@ -195,10 +96,11 @@ impl Control {
             shared,
             settings,
         };
-        control.binds = control.open_missing(&control.settings.listeners.clone())?;
+        let opened = control.binds.open_missing(&control.settings, workers)?;
+        control.binds.apply(&control.settings, opened);
         control.publish();
         if !control.holds_clients {
-            control.tell_workers_to_listen_to_all();
+            control.binds.tell_workers(&control.shared.workers);
         }
         for me in 0..workers {
             let log = control.access.line_writer();
@@ -215,16 +117,16 @@ impl Control {
 
     /// The addresses of a listener, with the ports the kernel chose.
     pub fn addresses(&self, listener: &str) -> Vec<Endpoint> {
-        let binds = self.binds.iter();
-        let mine = binds.filter(|bind| self.settings.listeners[bind.listener].name == listener);
-        mine.map(|bind| bind.actual.clone()).collect()
+        let all = self.binds.addresses();
+        let mine = all.filter(|(index, _)| self.settings.listeners[*index].name == listener);
+        mine.map(|(_, address)| address.clone()).collect()
     }
 
     /// One line for each address, so that a port the kernel chose can be found.
     pub fn log_addresses(&self) {
-        for bind in &self.binds {
-            let listener = &*self.settings.listeners[bind.listener].name;
-            tracing::info!(listener, address = %bind.actual, "listening");
+        for (index, address) in self.binds.addresses() {
+            let listener = &*self.settings.listeners[index].name;
+            tracing::info!(listener, %address, "listening");
         }
     }
 
@@ -262,9 +164,7 @@ impl Control {
                         self.end_all_within(timeout);
                         // The last holder closes: clients would wait in a queue that nobody
                         // serves any more.
-                        for bind in &mut self.binds {
-                            bind.sockets.clear();
-                        }
+                        self.binds.close();
                         force_at = Some(Instant::now() + timeout);
                     }
                     Command::Stop => self.tell_workers(|| Message::Stop),
@@ -284,9 +184,7 @@ impl Control {
         }
         self.probing.stop();
         self.discovering.stop();
-        for bind in &self.binds {
-            remove_socket_file(&bind.asked);
-        }
+        self.binds.remove_socket_files();
         self.access.shut_down();
         result
     }
@@ -348,7 +246,7 @@ impl Control {
         let workers = self.shared.workers.len();
         let max_connections = connections_allowed(&settings, workers)?;
         let secured = secured(&self.registry, &settings)?;
-        let added = self.open_missing(&settings.listeners)?;
+        let added = self.binds.open_missing(&settings, workers)?;
         let (access, format) = (&settings.log.access, settings.log.format);
         self.access
             .replace(access, format)
@@ -367,23 +265,15 @@ impl Control {
         let book = self.discovering.book();
         let plan = Plan::new(&settings, &mut self.registry, book);
         self.replace_plan(plan);
-        let (mut kept, removed): (Vec<_>, Vec<_>) = self
-            .binds
-            .drain(..)
-            .partition(|bind| owner(&settings, &bind.asked).is_some());
-        for bind in &mut kept {
-            bind.listener = owner(&settings, &bind.asked).expect("partitioned by it");
-        }
-        kept.extend(added);
-        self.binds = kept;
+        let removed = self.binds.apply(&settings, added);
         self.settings = settings;
         self.publish();
         for bind in &removed {
-            self.tell_workers(|| Message::Unlisten { bind: bind.id });
-            remove_socket_file(&bind.asked);
+            self.tell_workers(|| Message::Unlisten { bind: bind.id() });
+            bind.remove_socket_file();
         }
         self.holds_clients = false;
-        self.tell_workers_to_listen_to_all();
+        self.binds.tell_workers(&self.shared.workers);
         self.probing.apply(&self.settings, &self.plan);
         self.discovering.apply(&self.settings);
         self.renewing.apply(&self.settings);
@@ -439,81 +329,18 @@ impl Control {
     /// Serves the clients that waited for backends to be found.
     fn let_clients_in(&mut self) {
         if std::mem::take(&mut self.holds_clients) {
-            self.tell_workers_to_listen_to_all();
+            self.binds.tell_workers(&self.shared.workers);
         }
-    }
-
-    /// Opens the addresses of `listeners` that are not listened on yet.
-    fn open_missing(&mut self, listeners: &[Listener]) -> Result<Vec<Bind>, StartError> {
-        let mut opened = Vec::new();
-        for (index, listener) in listeners.iter().enumerate() {
-            for endpoint in &listener.binds {
-                if self.binds.iter().any(|bind| bind.asked == *endpoint) {
-                    continue;
-                }
-                let bind = self
-                    .open(endpoint, index, listener.idle_timeout)
-                    .map_err(|error| StartError::Listen {
-                        listener: listener.name.clone(),
-                        endpoint: endpoint.clone(),
-                        error,
-                    })?;
-                opened.push(bind);
-            }
-        }
-        Ok(opened)
-    }
-
-    fn open(&mut self, asked: &Endpoint, listener: usize, idle: Duration) -> io::Result<Bind> {
-        let unacknowledged = unacknowledged_max(idle);
-        let first = listen::open(asked, unacknowledged)?;
-        let actual = listen::local_endpoint(&first, asked)?;
-        let first = Arc::new(first);
-        let workers = self.shared.workers.len();
-        let mut sockets = vec![first.clone()];
-        for _ in 1..workers {
-            sockets.push(match asked {
-                Endpoint::Tcp(_) => Arc::new(listen::open(&actual, unacknowledged)?),
-                Endpoint::Unix(_) => first.clone(),
-            });
-        }
-        let id = self.next_bind;
-        self.next_bind += 1;
-        Ok(Bind {
-            id,
-            asked: asked.clone(),
-            actual,
-            sockets,
-            listener,
-        })
     }
 
     fn publish(&self) {
-        let binds = self.binds.iter().map(|bind| (bind.id, bind.listener));
-        self.shared.publish(Arc::new(self.plan.snapshot(binds)));
+        let snapshot = self.plan.snapshot(self.binds.listeners());
+        self.shared.publish(Arc::new(snapshot));
     }
 
     fn tell_workers(&self, message: impl Fn() -> Message) {
         for desk in &self.shared.workers {
             desk.send(message());
-        }
-    }
-
-    fn tell_workers_to_listen_to_all(&self) {
-        for bind in &self.binds {
-            self.tell_workers_to_listen(bind);
-        }
-    }
-
-    /// Workers that listen on it already go on as they are.
-    fn tell_workers_to_listen(&self, bind: &Bind) {
-        let exclusive = matches!(bind.asked, Endpoint::Unix(_));
-        for (desk, socket) in self.shared.workers.iter().zip(&bind.sockets) {
-            desk.send(Message::Listen {
-                bind: bind.id,
-                socket: socket.clone(),
-                exclusive,
-            });
         }
     }
 
@@ -602,21 +429,6 @@ fn finds_backends(settings: &Settings) -> bool {
 
 /// `global.max_connections` when the configuration does not say.
 const MAX_CONNECTIONS_DEFAULT: u32 = 100_000;
-
-/// Index of the listener that has this address.
-fn owner(settings: &Settings, endpoint: &Endpoint) -> Option<usize> {
-    settings
-        .listeners
-        .iter()
-        .position(|listener| listener.binds.contains(endpoint))
-}
-
-fn remove_socket_file(endpoint: &Endpoint) {
-    if let Endpoint::Unix(path) = endpoint {
-        // Somebody else may have removed it; nothing depends on it.
-        let _ = std::fs::remove_file(path);
-    }
-}
 
 /// Different for each worker and each start, so that random choices are not in step.
 fn worker_seed(me: usize) -> u64 {

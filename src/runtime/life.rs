@@ -7,7 +7,8 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
-use super::control::{Command, Control};
+use super::command::Command;
+use super::control::Control;
 use crate::config::mistakes::Mistakes;
 use crate::config::settings::{Log, Settings};
 use crate::config::warnings::warnings;

@@ -4,6 +4,12 @@
 mod incoming;
 mod outgoing;
 mod programs;
+mod secured;
+
+use lbd::wire::proxy::{Decoded, Header, decode, tlv as kinds};
+
+use crate::harness::balancer::Setup;
+use crate::routing_kit::Keeper;
 
 /// 192.0.2.7:4711 connected to 203.0.113.9:443.
 const LINE: &[u8] = b"PROXY TCP4 192.0.2.7 203.0.113.9 4711 443\r\n";
@@ -52,6 +58,36 @@ fn crc32c(bytes: &[u8]) -> u32 {
         }
     }
     !register
+}
+
+/// A pool whose backend is told of clients in this version.
+fn setup(server: &Keeper, version: &str) -> Setup {
+    Setup::over(&[server.address()]).pool(&format!("send_proxy = \"{version}\""))
+}
+
+/// The header that these bytes begin with, and what follows it.
+fn told(bytes: &[u8]) -> (Header, Vec<u8>) {
+    match decode(bytes) {
+        Ok(Decoded::Header(header, length)) => (header, bytes[length..].to_vec()),
+        other => panic!("{other:?} in {}", bytes.escape_ascii()),
+    }
+}
+
+fn first(header: &Header, kind: u8) -> Option<&str> {
+    let value = header.tlvs.first(kind)?;
+    Some(std::str::from_utf8(value).expect("text"))
+}
+
+/// The length field is that of what follows, and the checksum, the last of all, is right.
+fn check_v2(bytes: &[u8], rest: usize) {
+    let header = &bytes[..bytes.len() - rest];
+    let length = usize::from(u16::from_be_bytes([header[14], header[15]]));
+    assert_eq!(header.len(), 16 + length);
+    let at = header.len() - 4;
+    assert_eq!(header[at - 3..at], [kinds::CRC32C, 0, 4], "no checksum");
+    let mut zeroed = header.to_vec();
+    zeroed[at..].fill(0);
+    assert_eq!(crc32c(&zeroed).to_be_bytes(), header[at..]);
 }
 
 #[test]

@@ -258,7 +258,7 @@ impl Authority {
             revoked_certs: revoked.collect(),
             key_identifier_method: rcgen::KeyIdMethod::Sha256,
         };
-        let list = list.signed_by(&self.issuer).unwrap();
+        let list = list.signed_by(self.issuer()).unwrap();
         let path = self.folder.path().join(format!("{file}.crl"));
         put_in_place(&path, list.pem().unwrap().as_bytes());
         path

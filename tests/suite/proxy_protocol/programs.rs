@@ -88,8 +88,8 @@ fn haproxy_learns_the_client_and_the_number_of_the_log_from_the_header() {
 }
 
 #[test]
-fn the_client_of_haproxy_is_the_client_and_its_checks_touch_no_backend() {
-    let name = "the_client_of_haproxy_is_the_client_and_its_checks_touch_no_backend";
+fn the_client_of_haproxy_is_the_client_and_its_checks_are_good_ones() {
+    let name = "the_client_of_haproxy_is_the_client_and_its_checks_are_good_ones";
     let Some(haproxy) = program("haproxy") else {
         return machine::skipped(name, "HAProxy is not installed");
     };
@@ -110,6 +110,9 @@ fn the_client_of_haproxy_is_the_client_and_its_checks_touch_no_backend() {
         let (haproxy, _folder) = run(&haproxy, &["-db", "-f"], &config, at);
         // Those of the helper that waited for the program are clients too.
         wait::until("HAProxy has checked", || balancer.records().len() >= 3);
+        for record in balancer.records() {
+            assert_ne!(record.termination(), "proxy_header_invalid", "{record:?}");
+        }
         let mut client = connect(at);
         let own = client.local_addr().unwrap();
         client.write_all(b"question").unwrap();

@@ -10,10 +10,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use rustls::ServerConfig;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme};
 
 use super::{Bench, terminate};
 use crate::harness::balancer::{Balancer, Setup};
@@ -248,6 +249,74 @@ fn asking_server(authority: &Authority, pair: &Pair) -> ServerConfig {
         .with_client_cert_verifier(verifier)
         .with_single_cert(pair.chain(), pair.key())
         .unwrap()
+}
+
+#[test]
+fn a_response_of_the_authority_that_appears_beside_a_certificate_is_shown_with_it() {
+    let bench = Bench::echo();
+    let witness = Arc::new(Witness::default());
+    let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(witness.clone())
+        .with_no_client_auth();
+    let config = Arc::new(config);
+    let shown = || {
+        let mut client = bench.client_with(&config);
+        tls::handshake(&mut client).unwrap();
+        witness.0.lock().unwrap().clone()
+    };
+    assert_eq!(shown(), b"");
+    // A response that says "successful" and nothing else (RFC 6960, section 4.2.1).
+    let response = [0x30, 0x03, 0x0a, 0x01, 0x00];
+    let mut path = bench.pair.cert.clone().into_os_string();
+    path.push(".ocsp");
+    tls::put_in_place(path.as_ref(), &response);
+    wait::until("the response is shown", || shown() == response);
+}
+
+/// Believes anybody and keeps the response that came with the last certificate.
+#[derive(Debug, Default)]
+struct Witness(Mutex<Vec<u8>>);
+
+impl ServerCertVerifier for Witness {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        response: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        *self.0.lock().unwrap() = response.to_vec();
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        let provider = aws_lc_rs::default_provider();
+        provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
 }
 
 /// What a look found before is older than what the reload read.

@@ -1,0 +1,93 @@
+//! What the control loop is asked for, and why it cannot do it.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::state::State;
+use crate::balance::backend::Wish;
+use crate::base::addr::Endpoint;
+use crate::config::settings::Settings;
+
+/// A request to the control loop.
+#[derive(Debug)]
+pub enum Command {
+    /// Apply other settings; all of them or, with the answer saying why, none.
+    Reload(Box<Settings>, oneshot::Sender<Result<Reloaded, StartError>>),
+    /// Close the log files and open them again by name.
+    ReopenLogs,
+    State(oneshot::Sender<State>),
+    /// What the operator wants of one backend; the answer is false when there is no such one.
+    Wish {
+        pool: String,
+        backend: String,
+        wish: Wish,
+        done: oneshot::Sender<bool>,
+    },
+    /// Accept nothing more, let sessions end until the timeout, then reset the rest.
+    Drain(Duration),
+    /// End at once.
+    Stop,
+}
+
+/// What a reload did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    /// Changes that the running process cannot make, in words.
+    pub needs_restart: Vec<String>,
+}
+
+/// Why the process cannot start, or a configuration not be applied.
+#[derive(Debug)]
+pub enum StartError {
+    Listen {
+        listener: String,
+        endpoint: Endpoint,
+        error: io::Error,
+    },
+    AccessLog(io::Error),
+    Descriptors {
+        wanted: u32,
+        allowed: u32,
+    },
+    Threads(io::Error),
+    Tls {
+        listener: String,
+        error: rustls::Error,
+    },
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Listen {
+                listener,
+                endpoint,
+                error,
+            } => {
+                write!(
+                    f,
+                    "listener \"{listener}\" cannot listen on {endpoint}: {error}"
+                )
+            }
+            StartError::AccessLog(error) => write!(f, "the access log cannot be opened: {error}"),
+            StartError::Descriptors { wanted, allowed } => write!(
+                f,
+                "max_connections = {wanted} needs more descriptors than the limit allows, which \
+                 is enough for {allowed} connections: raise it (ulimit -n, LimitNOFILE=) or lower \
+                 max_connections"
+            ),
+            StartError::Tls { listener, error } => {
+                write!(
+                    f,
+                    "the TLS of listener \"{listener}\" cannot be set up: {error}"
+                )
+            }
+            StartError::Threads(error) => write!(f, "a worker cannot be started: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
