@@ -198,8 +198,8 @@ impl Try {
         tools: &mut Tools<'_>,
     ) -> Progress {
         self.backend.notice(readiness);
-        if self.backend.broken && (self.tls.is_some() || !self.backend.has_input()) {
-            // One that brought no bytes took none either, so another backend may be tried.
+        if self.backend.broken {
+            // Asked ahead of everything else: whatever touches the socket takes it away.
             let error = match sockopt::socket_error(self.backend.socket()) {
                 Ok(Err(error)) | Err(error) => error,
                 Ok(Ok(())) => Errno::CONNRESET,
@@ -210,7 +210,10 @@ impl Try {
             {
                 return Progress::Failed(TryError::Tls(word));
             }
-            return Progress::Failed(error.into());
+            // One that brought no bytes took none either, so another backend may be tried.
+            if self.tls.is_some() || !self.backend.has_input() {
+                return Progress::Failed(error.into());
+            }
         }
         // A connection that brought bytes before it broke did stand: they are the client's.
         if self.outgoing.is_empty() && self.tls.is_none() {

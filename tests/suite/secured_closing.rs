@@ -598,3 +598,38 @@ fn a_client_that_interrupts_itself_in_its_handshake_is_refused_like_any_other() 
     assert_eq!(record.termination(), "tls_failed", "{record:?}");
     assert_eq!(record.text("detail"), "protocol", "{record:?}");
 }
+
+/// Both come with one read. Nothing follows that would wake the session once more.
+#[test]
+fn what_came_ahead_of_a_broken_record_arrives_before_the_reset() {
+    for over in EITHER_WAY.into_iter().filter(|over| over.client) {
+        let bench = Bench::new(over, Act::new([Say::AwaitReset]));
+        let mut client = tls::connect(bench.balancer.address(), "client.test", &bench.keys.client);
+        let own = client.sock.local_addr().unwrap();
+        tls::handshake(&mut client).unwrap();
+        let mut said = Vec::new();
+        for piece in [Stream::OfClient.bytes_at(0, 100), b"broken"] {
+            client.conn.writer().write_all(piece).unwrap();
+            while client.conn.wants_write() {
+                client.conn.write_tls(&mut said).unwrap();
+            }
+        }
+        *said.last_mut().unwrap() ^= 1;
+        client.sock.write_all(&said).unwrap();
+        let backend = bench.backend();
+        assert_eq!(
+            (backend.taken, backend.end),
+            (100, End::Reset),
+            "{over:?}: {backend:?}"
+        );
+        assert!(backend.intact);
+        let record = bench.balancer.record_of(own);
+        assert_eq!(record.termination(), "tls_failed", "{record:?}");
+        assert_eq!(record.text("detail"), "bad_record", "{record:?}");
+        let told = client.read(&mut [0]).unwrap_err();
+        assert_eq!(
+            tls::alert(&told),
+            Some(rustls::AlertDescription::BadRecordMac)
+        );
+    }
+}

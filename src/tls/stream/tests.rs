@@ -1,3 +1,5 @@
+//! Two streams that talk through memory, cut at every byte; faults; keys that are used up.
+
 use std::sync::{Arc, LazyLock};
 use std::thread;
 
