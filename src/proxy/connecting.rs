@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::context::Context;
 use super::route::Upstream;
-use super::trying::{Announcement, Progress, Span, Try, TryError};
+use super::trying::{Announcement, Attempt, Progress, Try, TryError};
 use crate::balance::pool::{Candidates, Lease};
 use crate::balance::queue::Place;
 use crate::base::addr::{Endpoint, Side};
@@ -69,6 +69,10 @@ struct Waiting {
 
 /// What came of a step.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a connect that stands at once, as most do nearby, costs no allocation"
+)]
 pub(super) enum Outcome {
     /// Look again at an event, at a call of the queue, or at this moment.
     Waits(Connecting, Moment),
@@ -228,20 +232,14 @@ impl Connecting {
                 Choice::Over(termination, detail) => return self.failed(termination, detail, cx),
             };
             let begun_at = cx.now;
-            let span = Span {
+            let attempt = Attempt {
+                token: self.backend_token,
                 begun_at,
                 deadline: begun_at + self.share_of_time(tries_left, begun_at),
+                upstream: &self.upstream,
+                announcement: &self.announcement,
             };
-            let begun = Try::begin(
-                lease,
-                self.backend_token,
-                span,
-                &self.upstream,
-                &self.announcement,
-                &mut self.ahead,
-                fresh,
-                cx,
-            );
+            let begun = Try::begin(lease, attempt, &mut self.ahead, fresh, cx);
             match begun {
                 Ok((tried, Progress::Stands)) => return self.connected(tried, cx),
                 Ok((tried, _)) => return self.wait_for_backend(tried, cx),

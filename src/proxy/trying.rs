@@ -90,11 +90,16 @@ impl From<Errno> for TryError {
     }
 }
 
-/// When a try begins, and until when it may last.
+/// What a try goes by.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Span {
+pub(super) struct Attempt<'a> {
+    /// What the backend's socket is watched under.
+    pub(super) token: Token,
     pub(super) begun_at: Moment,
+    /// Until when it may last.
     pub(super) deadline: Moment,
+    pub(super) upstream: &'a Upstream,
+    pub(super) announcement: &'a Announcement,
 }
 
 impl Try {
@@ -104,14 +109,18 @@ impl Try {
     /// Errors, with the lease given back: the connect failed at once.
     pub(super) fn begin(
         lease: Lease<Endpoint>,
-        token: Token,
-        span: Span,
-        upstream: &Upstream,
-        announcement: &Announcement,
+        attempt: Attempt<'_>,
         ahead: &mut Direction,
         fresh: usize,
         cx: &mut Context<'_>,
     ) -> Result<(Try, Progress), (Lease<Endpoint>, TryError)> {
+        let Attempt {
+            token,
+            begun_at,
+            deadline,
+            upstream,
+            announcement,
+        } = attempt;
         let target = &lease.member().target;
         let says_something = !announcement.header.is_empty() || upstream.tls.is_some();
         let data_follows = fresh > 0 || ahead.holds_bytes() || says_something;
@@ -123,8 +132,8 @@ impl Try {
         let mut this = Try {
             backend: Peer::dialled(socket, token, tcp),
             lease,
-            begun_at: span.begun_at,
-            deadline: span.deadline,
+            begun_at,
+            deadline,
             outgoing: Vec::new(),
             sent: 0,
             ahead_from: 0,

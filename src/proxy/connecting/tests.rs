@@ -1,3 +1,5 @@
+//! Connecting with real sockets: what a reset in between is taken for, and whose turn it is.
+
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::time::Instant;
