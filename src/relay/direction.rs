@@ -20,6 +20,9 @@ pub const COPY_BYTES: usize = 64 * 1024;
 /// Reads in a row that filled the scratch buffer before the direction is spliced.
 const FULL_READS_TO_SPLICE: u8 = 2;
 
+/// Offers in a row that were taken whole before the next ones are larger.
+const FREE_OFFERS: u8 = 4;
+
 /// A spliced turn that moved less than this counts as small; two in a row end splicing.
 const SMALL_TURN_BYTES: u64 = 32 * 1024;
 
@@ -71,7 +74,8 @@ pub struct Direction {
     mode: Mode,
     stash: Option<Box<Stash>>,
     pipe: Option<Box<Pipe>>,
-    /// Full reads in a row while copying, small turns in a row while splicing.
+    /// Full reads in a row while copying, small turns in a row while splicing, offers taken whole
+    /// in a row with TLS.
     streak: u8,
     spliced: bool,
 }
@@ -167,6 +171,20 @@ impl Direction {
             self.delivered += bytes as u64;
         }
         self.stash.take_if(|stash| stash.sent == stash.bytes.len());
+    }
+
+    /// Whether the sink takes all it is offered, for a while now. Of a direction with TLS.
+    pub(super) fn flows_freely(&self) -> bool {
+        self.streak >= FREE_OFFERS
+    }
+
+    /// What became of an offer to the sink. Of a direction with TLS.
+    pub(super) fn note_taken(&mut self, all: bool) {
+        self.streak = if all {
+            self.streak.saturating_add(1)
+        } else {
+            0
+        };
     }
 
     /// The bytes that [`keep`](Self::keep) was given, as far as they are not delivered.

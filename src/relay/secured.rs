@@ -6,11 +6,16 @@ use rustls::Error;
 use super::direction::{Broken, Direction, Flow, Tools, Turn};
 use crate::base::addr::Side;
 use crate::net::peer::Peer;
-use crate::tls::stream::{PLAIN_BYTES, SEALED_BYTES, TlsStream};
+use crate::tls::stream::{
+    PLAIN_BYTES, RECORDS, SEALED_BYTES, TlsStream, plain_bytes, sealed_bytes,
+};
 
-/// Reads of a direction in one turn, each of up to 256 KiB, so that one fast flow does not starve
-/// the others.
-const READS_PER_TURN: u32 = 2;
+/// Bytes of a direction in one turn, about, so that one fast flow does not starve the others.
+const TURN_BYTES: usize = 512 * 1024;
+
+/// Read at once of a direction whose sink does not take all it is offered, or has not shown yet
+/// that it does: no more than this is kept for a slow reader.
+const SLOW_RECORDS: usize = 4;
 
 /// Control records up to this length wait for the data that they are sent with.
 const RIDES_ALONG_BYTES_MAX: usize = 2048;
@@ -90,7 +95,7 @@ impl Secured {
                 offer_sealed(tls, direction, part, sink, tools.sealed)?;
             }
         }
-        let mut reads = 0;
+        let mut moved = 0;
         loop {
             if let Err(stop) = direction.deliver_held(sink) {
                 return stop;
@@ -107,14 +112,18 @@ impl Secured {
             if !source.readable {
                 return Ok(Turn::Waits);
             }
-            if reads == READS_PER_TURN {
+            if moved >= TURN_BYTES {
                 return Ok(Turn::Again);
             }
-            reads += 1;
+            let records = if direction.flows_freely() {
+                RECORDS
+            } else {
+                SLOW_RECORDS
+            };
             let received = match self.of(side) {
-                None => receive(source, tools),
+                None => receive(source, &mut tools.scratch[..plain_bytes(records)]),
                 Some(tls) => {
-                    let received = receive_opened(tls, source, tools);
+                    let received = receive_opened(tls, source, records, tools);
                     self.heard |= matches!(received, Ok(Received::Plain(_)));
                     received
                 }
@@ -135,6 +144,7 @@ impl Secured {
             if count == 0 {
                 continue;
             }
+            moved += count;
             match self.of(other) {
                 None => offer(direction, &tools.scratch[..count], sink)?,
                 Some(tls) => {
@@ -193,8 +203,8 @@ enum Received {
     Nothing,
 }
 
-fn receive(source: &mut Peer, tools: &mut Tools<'_>) -> Result<Received, Option<Fault>> {
-    match source.receive(&mut tools.scratch[..PLAIN_BYTES]) {
+fn receive(source: &mut Peer, scratch: &mut [u8]) -> Result<Received, Option<Fault>> {
+    match source.receive(scratch) {
         Ok(0) => Ok(Received::LastPlain(0)),
         Ok(count) => Ok(Received::Plain(count)),
         Err(Errno::AGAIN) => Ok(Received::Nothing),
@@ -205,10 +215,16 @@ fn receive(source: &mut Peer, tools: &mut Tools<'_>) -> Result<Received, Option<
 fn receive_opened(
     tls: &mut TlsStream,
     source: &mut Peer,
+    records: usize,
     tools: &mut Tools<'_>,
 ) -> Result<Received, Option<Fault>> {
-    let sealed = &mut tools.sealed[..SEALED_BYTES];
-    let front = tls.lay_out(sealed);
+    let front = tls.lay_out(tools.sealed);
+    // More than a record is here only of a long message of the handshake's kind.
+    let end = match front > sealed_bytes(1) {
+        true => SEALED_BYTES,
+        false => sealed_bytes(records),
+    };
+    let sealed = &mut tools.sealed[..end];
     let count = match source.receive(&mut sealed[front..]) {
         Ok(0) => return Err(Some(Fault::Truncated)),
         Ok(count) => count,
@@ -229,6 +245,7 @@ fn offer(direction: &mut Direction, plain: &[u8], sink: &mut Peer) -> Result<(),
         Err(_) => return Err(Broken::Sink),
     };
     direction.count_delivered(sent);
+    direction.note_taken(sent == plain.len());
     if sent < plain.len() {
         direction.keep(&plain[sent..]);
     }
@@ -258,6 +275,7 @@ fn offer_sealed(
             Err(_) => return Err(Broken::Sink),
         }
     };
+    direction.note_taken(sent == length);
     if sent < length {
         direction.keep_sealed(&room[sent..length]);
     }

@@ -24,16 +24,26 @@ const RECORD_EXTRA_BYTES_MAX: usize = 5 + 8 + 16;
 const RECORD_EXTRA_BYTES: usize = 5 + 1 + 16;
 
 /// Full records that are opened or sealed at once.
-const RECORDS: usize = 16;
+pub const RECORDS: usize = 16;
 
 /// Plaintext that is sealed at once.
-pub const PLAIN_BYTES: usize = RECORDS * RECORD_PLAIN_BYTES_MAX;
+pub const PLAIN_BYTES: usize = plain_bytes(RECORDS);
 
-/// Ciphertext that is opened at once: exactly so many full records of TLS 1.3, of which a bulk
-/// transfer consists. What it says fits [`PLAIN_BYTES`]: with the least that a record can have
-/// beside its plaintext, 21 bytes, what is over is too short for one more.
-pub const SEALED_BYTES: usize = PLAIN_BYTES + RECORDS * RECORD_EXTRA_BYTES;
+/// Ciphertext that is opened at once. What it says fits [`PLAIN_BYTES`]: with the least that a
+/// record can have beside its plaintext, 21 bytes, what is over is too short for one more.
+pub const SEALED_BYTES: usize = sealed_bytes(RECORDS);
 const _: () = assert!(RECORDS * (RECORD_EXTRA_BYTES - 21) < 21);
+
+/// What so many full records say.
+pub const fn plain_bytes(records: usize) -> usize {
+    records * RECORD_PLAIN_BYTES_MAX
+}
+
+/// Exactly so many full records of TLS 1.3, of which a bulk transfer consists: with a byte less,
+/// each read would end in the middle of the last.
+pub const fn sealed_bytes(records: usize) -> usize {
+    records * (RECORD_PLAIN_BYTES_MAX + RECORD_EXTRA_BYTES)
+}
 
 /// Room for [`PLAIN_BYTES`] sealed, behind what a connection has to say for itself: tickets, key
 /// updates, an alert.
