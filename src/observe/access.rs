@@ -92,14 +92,19 @@ impl AccessLog {
         Ok(())
     }
 
-    /// Changes target and format. No target gets lines of two formats: those that were under way
+    /// Changes target and format; where both stay nothing is opened anew. No target gets lines of two formats: those that were under way
     /// still go to the old one if it takes them within a second.
     ///
     /// # Errors
     /// The new target cannot be opened; the old one stays.
     pub fn replace(&self, target: &Target, format: Format) -> io::Result<()> {
-        let sink = Sink::open(target)?;
         let mut old_target = lock(&self.target);
+        let wanted = (*target != Target::Off).then_some(format);
+        if *old_target == *target && self.shared.mode().format() == wanted {
+            // Many reloads in a row, as most are, must not crowd out the lines under way.
+            return Ok(());
+        }
+        let sink = Sink::open(target)?;
         let mut orders = lock(&self.shared.orders);
         let mode = self.shared.mode().next(sink.as_ref().map(|_| format));
         if orders.replaced.len() >= REPLACED_MAX {

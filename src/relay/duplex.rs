@@ -122,6 +122,11 @@ impl Duplex {
         self.secured.as_ref()?.fault.as_ref()
     }
 
+    /// Whether all that `side` had to say was passed on, its end too.
+    pub fn is_complete(&self, side: Side) -> bool {
+        self.finished(side)
+    }
+
     /// What waits for data to be sent with waits no longer.
     pub fn hurry(&mut self) {
         if let Some(secured) = &mut self.secured {
@@ -204,6 +209,8 @@ impl Duplex {
 
     /// One turn of the direction whose source is `side`.
     fn turn_from(&mut self, side: Side, tools: &mut Tools<'_>, now: Moment) -> Turn {
+        // Within a record that is on its way to it an alert would be noise.
+        let may_alert = !self.from(side.other()).holds_bytes();
         let (direction, source, sink) = match side {
             Side::Client => (&mut self.to_backend, &mut self.client, &mut self.backend),
             Side::Backend => (&mut self.to_client, &mut self.backend, &mut self.client),
@@ -223,7 +230,7 @@ impl Duplex {
             Err(Broken::Source) => {
                 direction.cut();
                 source.broken = true;
-                if let Some(secured) = &mut self.secured {
+                if let Some(secured) = self.secured.as_mut().filter(|_| may_alert) {
                     secured.send_alert(side, source);
                 }
                 // A segment may have been kept back for a FIN that will not come.

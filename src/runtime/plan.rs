@@ -219,6 +219,8 @@ impl Registry {
             .retain(|name, _| settings.pools.iter().any(|pool| pool.name == *name));
         self.newest
             .retain(|name, _| settings.pools.iter().any(|pool| pool.name == *name));
+        self.securing
+            .forget_pools(|name| settings.pools.iter().any(|pool| pool.name == name));
         self.tallies
             .retain(|name, _| settings.listeners.iter().any(|one| one.name == *name));
         self.sources

@@ -88,6 +88,11 @@ impl Securing {
         })
     }
 
+    /// Forgets the sessions with backends of all pools but those.
+    pub fn forget_pools(&mut self, is_kept: impl Fn(&str) -> bool) {
+        self.connectors.retain(|(pool, _), _| is_kept(pool));
+    }
+
     /// How the backends of a pool are spoken to. Sessions are kept for as long as the settings
     /// stay the same.
     pub fn of_pool(

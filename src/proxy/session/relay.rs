@@ -44,7 +44,8 @@ impl Session {
                 let fault = relaying.duplex.fault();
                 let (termination, detail) = match end {
                     End::Reset(side) if fault.is_some_and(|(of, _)| *of == side) => {
-                        broken_tls(side, fault)
+                        let answered = relaying.duplex.is_complete(side.other());
+                        broken_tls(side, fault, answered)
                     }
                     End::Closed(Side::Client) => (Termination::ClientClosed, ""),
                     End::Closed(Side::Backend) => (Termination::BackendClosed, ""),
@@ -152,12 +153,24 @@ impl Session {
 }
 
 /// How a session ended in which one side broke the rules of TLS.
-fn broken_tls(side: Side, fault: Option<&(Side, Fault)>) -> (Termination, &'static str) {
-    match (fault, side) {
-        (Some((_, Fault::Broken(error))), _) => (Termination::TlsFailed, fault::word(error)),
-        (_, Side::Client) => (Termination::ClientReset, "tls_truncated"),
-        (_, Side::Backend) => (Termination::BackendReset, "tls_truncated"),
-    }
+///
+/// `answered`: the other side had ended in order before. Many clients and servers then hang up
+/// without a word, and who looks for what went wrong should not find them.
+fn broken_tls(
+    side: Side,
+    fault: Option<&(Side, Fault)>,
+    answered: bool,
+) -> (Termination, &'static str) {
+    let termination = match (fault, side, answered) {
+        (Some((_, Fault::Broken(error))), ..) => {
+            return (Termination::TlsFailed, fault::word(error));
+        }
+        (_, Side::Client, false) => Termination::ClientReset,
+        (_, Side::Client, true) => Termination::BackendClosed,
+        (_, Side::Backend, false) => Termination::BackendReset,
+        (_, Side::Backend, true) => Termination::ClientClosed,
+    };
+    (termination, "tls_truncated")
 }
 
 fn deadline(from: Moment, limit: Duration) -> Option<Moment> {
