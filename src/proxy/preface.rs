@@ -265,15 +265,14 @@ impl Preface {
         detail: &'static str,
         told: bool,
     ) -> Outcome {
+        let phase = match self.awaits {
+            Awaits::Hello if told || termination == Termination::TlsFailed => Phase::Tls,
+            _ => Phase::Preface,
+        };
+        let refused = Refused::new(self.client, phase, termination);
         Outcome::Refused(Refused {
-            client: self.client,
-            phase: match self.awaits {
-                Awaits::Hello if told || termination == Termination::TlsFailed => Phase::Tls,
-                _ => Phase::Preface,
-            },
-            termination,
-            detail,
             told,
+            ..refused.because(detail)
         })
     }
 }

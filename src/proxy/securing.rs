@@ -230,12 +230,10 @@ impl Securing {
         detail: &'static str,
         told: bool,
     ) -> Outcome {
+        let refused = Refused::new(self.client, Phase::Tls, termination);
         Outcome::Refused(Refused {
-            client: self.client,
-            phase: Phase::Tls,
-            termination,
-            detail,
             told,
+            ..refused.because(detail)
         })
     }
 }
