@@ -112,6 +112,7 @@ pub mod tls {
     mod cipher;
     pub mod client;
     pub mod fault;
+    mod listed;
     pub mod server;
     pub mod stream;
     pub mod subject;

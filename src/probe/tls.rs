@@ -90,7 +90,7 @@ pub fn trust(verify: &TlsVerify) -> Trust {
     match &verify.ca {
         _ if verify.insecure => Trust::Anyone,
         None => Trust::Roots(system_roots()),
-        Some(bundle) => Trust::Roots(client::roots(bundle.certificates.iter().cloned())),
+        Some(bundle) => Trust::Listed(bundle.certificates.clone()),
     }
 }
 

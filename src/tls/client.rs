@@ -10,6 +10,8 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
+use super::listed::Listed;
+
 /// Sessions kept for a backend: rustls keeps eight for each name, and a backend has one name, or a
 /// second one after a reload. Each is about as large as the backend's certificates.
 const SESSIONS_MAX: usize = 16;
@@ -19,6 +21,8 @@ const SESSIONS_MAX: usize = 16;
 pub enum Trust {
     /// Those for its name that these have issued.
     Roots(Arc<RootCertStore>),
+    /// The same with authorities that are listed, or those that are listed themselves.
+    Listed(Vec<CertificateDer<'static>>),
     /// Any, though the handshake must be signed by its key.
     Anyone,
 }
@@ -89,6 +93,12 @@ pub fn config(spec: &ClientSpec) -> Result<ClientConfig, Error> {
         .with_safe_default_protocol_versions()?;
     let builder = match &spec.trust {
         Trust::Roots(roots) => builder.with_root_certificates(roots.clone()),
+        Trust::Listed(certificates) => {
+            let listed = Listed::new(certificates.clone(), provider)?;
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(listed))
+        }
         Trust::Anyone => builder
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(Anyone(provider))),

@@ -4,7 +4,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use rustls::pki_types::UnixTime;
 use rustls::{
-    AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible, PeerMisbehaved,
+    AlertDescription, CertificateError, Error, InvalidMessage, OtherError, PeerIncompatible,
+    PeerMisbehaved,
 };
 
 use crate::base::wall::Stamp;
@@ -56,8 +57,15 @@ fn certificate_word(why: &CertificateError) -> &'static str {
         UnsupportedSignatureAlgorithm
         | UnsupportedSignatureAlgorithmContext { .. }
         | UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => "cert_algorithm",
+        Other(why) if is_authoritys(why) => "cert_of_ca",
         _ => "cert_bad",
     }
+}
+
+/// Whether a server showed a certificate that says it is an authority's.
+fn is_authoritys(why: &OtherError) -> bool {
+    // The crate whose error it is is not one of ours to name it by type.
+    why.to_string().contains("CaUsedAsEndEntity")
 }
 
 fn incompatible_word(why: &PeerIncompatible) -> &'static str {
@@ -163,6 +171,9 @@ fn certificate_phrase(why: &CertificateError) -> String {
             "certificate of an unknown issuer: the known one of its name has another key".to_owned()
         }
         CertificateError::Revoked => "certificate is revoked".to_owned(),
+        CertificateError::Other(why) if is_authoritys(why) => {
+            "certificate says it is an authority's: it must be listed in `ca` itself".to_owned()
+        }
         other => format!("certificate refused: {other}"),
     }
 }

@@ -22,7 +22,7 @@ const KEY_LEN: usize = 32;
 /// The keys of all workers and listeners, kept over reloads, so that a client may come back to any
 /// of them.
 ///
-/// Not the ticketer of rustls, because a ticket has to be bound to a [`Partition`], which is free
+/// Not the ticketer of rustls, because a ticket has to be bound to a partition, which is free
 /// as additional data of an AEAD; because a reader of these keys takes no lock; because they are
 /// aged by the monotonic clock, which nobody sets back; and because a process that takes over this
 /// one's work needs its keys, which rustls keeps to itself.

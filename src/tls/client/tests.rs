@@ -1,7 +1,10 @@
 //! Handshakes with backends that are what they should be, and with others.
 
-use rcgen::{CertificateParams, PKCS_ECDSA_P256_SHA256, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256, date_time_ymd,
+};
 use rustls::HandshakeKind;
+use rustls::pki_types::PrivateKeyDer;
 use rustls::sign::CertifiedKey;
 
 use super::super::fault::word;
@@ -53,6 +56,64 @@ fn a_backend_that_is_not_the_right_one_is_refused_with_its_word() {
         let connector = Connector::new(&anyone).unwrap();
         assert_eq!(meet(&connector, &backend), Ok(HandshakeKind::Full));
     }
+}
+
+/// As `openssl req -x509` makes them.
+fn self_made(change: impl FnOnce(&mut CertificateParams)) -> Arc<CertifiedKey> {
+    let mut params = CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    change(&mut params);
+    let key = KeyPair::generate().unwrap();
+    let chain = vec![params.self_signed(&key).unwrap().der().clone()];
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let provider = aws_lc_rs::default_provider();
+    Arc::new(CertifiedKey::from_der(chain, key, &provider).unwrap())
+}
+
+#[test]
+fn a_certificate_that_is_listed_itself_is_good_for_its_name_and_time() {
+    let good = self_made(|_| {});
+    let expired = self_made(|params| params.not_after = date_time_ymd(2021, 2, 3));
+    let early = self_made(|params| params.not_before = date_time_ymd(2999, 1, 1));
+    let listed = |certified: &CertifiedKey| ClientSpec {
+        trust: Trust::Listed(certified.cert.clone()),
+        identity: None,
+    };
+    for (certified, expected) in [
+        (&good, Ok(HandshakeKind::Full)),
+        (&expired, Err("cert_expired")),
+        (&early, Err("cert_not_yet_valid")),
+    ] {
+        let connector = Connector::new(&listed(certified)).unwrap();
+        assert_eq!(meet(&connector, &accepting(backend(certified))), expected);
+    }
+    let other = self_made(|_| {});
+    let connector = Connector::new(&listed(&good)).unwrap();
+    let refused = meet(&connector, &accepting(backend(&other)));
+    assert!(
+        matches!(refused, Err("cert_of_ca" | "cert_unknown_ca")),
+        "{refused:?}"
+    );
+
+    let mut client = connector.begin(name("b.example"), None).unwrap();
+    let mut server = accepting(backend(&good)).begin().unwrap();
+    let (result, _) = talk(&mut client, &mut server);
+    assert_eq!(result.map_err(|error| word(&error)), Err("cert_name"));
+}
+
+#[test]
+fn a_listed_authority_stands_for_those_it_signed() {
+    let authority = Authority::new("ours");
+    let spec = ClientSpec {
+        trust: Trust::Listed(vec![authority.der()]),
+        identity: None,
+    };
+    let connector = Connector::new(&spec).unwrap();
+    let good = accepting(backend(&authority.issue(&["a.example"])));
+    assert_eq!(meet(&connector, &good), Ok(HandshakeKind::Full));
+    let theirs = Authority::new("theirs").issue(&["a.example"]);
+    let refused = meet(&connector, &accepting(backend(&theirs)));
+    assert_eq!(refused, Err("cert_unknown_ca"));
 }
 
 #[test]

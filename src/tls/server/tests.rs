@@ -65,7 +65,7 @@ fn only_tls12(spec: &ClientSpec) -> ClientConfig {
         .unwrap();
     match &spec.trust {
         client::Trust::Roots(roots) => builder.with_root_certificates(roots.clone()),
-        client::Trust::Anyone => unreachable!(),
+        client::Trust::Listed(_) | client::Trust::Anyone => unreachable!(),
     }
     .with_no_client_auth()
 }
