@@ -139,9 +139,7 @@ impl Account {
             failed_tries: closing.failed_tries,
             passed_on_by: learnt
                 .and_then(|learnt| learnt.passed_on.as_ref())
-                .map(|passed_on| passed_on.by)
-                // Whoever speaks for itself (LOCAL) passes nobody on.
-                .filter(|by| *by != self.client),
+                .map(|passed_on| passed_on.by),
             certificate: certificate.map(|about| (&*about.subject, &*about.serial)),
             id: learnt.map_or(0, |learnt| learnt.id),
         };
