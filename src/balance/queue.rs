@@ -109,6 +109,15 @@ impl Queue {
         }
     }
 
+    /// The same unless somebody who was called has yet to choose: whoever looks again and again
+    /// would call those behind past the first. The one who chooses calls on.
+    pub fn remind(&self) {
+        let has_called = self.waiting() as usize > self.line().standing.len();
+        if !has_called {
+            self.call();
+        }
+    }
+
     fn line(&self) -> MutexGuard<'_, Line> {
         // Every change is complete before anything that could panic.
         self.line.lock().unwrap_or_else(PoisonError::into_inner)

@@ -211,7 +211,7 @@ impl Control {
         for upstream in &self.plan.upstreams {
             let queue = upstream.pool.queue();
             if queue.is_occupied() && upstream.pool.has_room(Moment::now()) {
-                queue.call();
+                queue.remind();
             }
         }
     }
