@@ -209,15 +209,26 @@ impl Connecting {
     }
 
     /// The queue has called, perhaps somebody else who had this session's number before.
-    pub(super) fn called(mut self, cx: &mut Context<'_>) -> Outcome {
+    /// `announce` says what the backends of a pool are told of this client, whose TLS ends here
+    /// or not.
+    pub(super) fn called(
+        mut self,
+        announce: impl FnOnce(&Arc<Upstream>, &Peer, bool, &mut Context<'_>) -> Announcement,
+        cx: &mut Context<'_>,
+    ) -> Outcome {
         let Awaits::Room(waiting) = &mut self.awaits else {
             return self.waits();
         };
         if !waiting.place.is_called() {
             return self.waits();
         }
-        // Backends may have come since: a client that waited through a reload finds them.
-        self.upstream = self.upstream.newest();
+        // Backends may have come since, and want to be told other things: a client that waited
+        // through a reload finds them.
+        let newest = self.upstream.newest();
+        if !Arc::ptr_eq(&newest, &self.upstream) {
+            self.announcement = announce(&newest, &self.client, self.client_tls.is_some(), cx);
+            self.upstream = newest;
+        }
         self.dial(0, cx)
     }
 

@@ -145,14 +145,18 @@ impl Preface {
 
     fn read(mut self, account: &mut Account, cx: &mut Context<'_>) -> Outcome {
         loop {
+            // Nothing is read that no event told of: it would be a call for nothing.
+            if !self.client.readable {
+                return match self.awaits {
+                    Awaits::Nothing => self.finished(None, false),
+                    Awaits::Header | Awaits::Hello => self.wait(cx),
+                };
+            }
             let room = PREFACE_BYTES_MAX - self.bytes.len();
             match self.client.receive(&mut cx.tools.scratch[..room]) {
                 Ok(0) => return self.client_ended(account),
                 Ok(count) => self.bytes.extend_from_slice(&cx.tools.scratch[..count]),
-                Err(Errno::AGAIN) if self.awaits == Awaits::Nothing => {
-                    return self.finished(None, false);
-                }
-                Err(Errno::AGAIN) => return self.wait(cx),
+                Err(Errno::AGAIN) => continue,
                 Err(_) => return self.refused(Termination::ClientReset, "", false),
             }
             if self.bytes.len() < self.at_least {

@@ -84,8 +84,7 @@ impl Securing {
         let sealed = &mut cx.tools.sealed[..hello.len()];
         sealed.copy_from_slice(&hello);
         let result = tls.open(sealed, cx.tools.scratch);
-        let flight = tls.control().to_vec();
-        tls.control_sent();
+        let flight = tls.take_control();
         self.stage = Stage::Handshake {
             tls,
             flight,
@@ -156,8 +155,7 @@ impl Securing {
                     return self.secured(opened.plain, opened.ended, account);
                 }
                 Ok(_) => {
-                    *flight = tls.control().to_vec();
-                    tls.control_sent();
+                    *flight = tls.take_control();
                 }
                 Err(error) => return self.broken(&error, account),
             }

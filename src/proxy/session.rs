@@ -13,7 +13,7 @@ use super::connecting::{self, Connecting, Failed, Opening};
 use super::context::Context;
 use super::preface::{self, Preface, Refused};
 use super::relaying::Relaying;
-use super::route::{Route, Tls};
+use super::route::{Route, Tls, Upstream};
 use super::securing::{self, Secured, Securing};
 use crate::balance::pool::Lease;
 use crate::base::addr::{ClientAddr, Endpoint, Side};
@@ -176,7 +176,13 @@ impl Session {
     pub fn called(&mut self, cx: &mut Context<'_>) -> Next {
         match self.stage.take() {
             Some(Stage::Connecting(connecting)) => {
-                let outcome = connecting.called(cx);
+                let account = &mut self.account;
+                let announce =
+                    |newest: &Arc<Upstream>, client: &Peer, secured, cx: &mut Context<'_>| {
+                        account.upstream = Some(newest.clone());
+                        announce(account, newest, client, secured, cx)
+                    };
+                let outcome = connecting.called(announce, cx);
                 self.after_connecting(outcome, cx)
             }
             other => {
@@ -332,7 +338,6 @@ impl Session {
             return self.refuse(refused.because("no_route"), cx);
         };
         let key = upstream.key(account.client, account.name());
-        account.upstream = Some(upstream.clone());
         let opening = Opening {
             announcement: announce(account, &upstream, &client, tls.is_some(), cx),
             client,
@@ -341,6 +346,7 @@ impl Session {
             ended,
         };
         let outcome = Connecting::begin(opening, self.backend_token, &upstream, key, cx);
+        self.account.upstream = Some(upstream);
         self.after_connecting(outcome, cx)
     }
 

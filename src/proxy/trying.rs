@@ -292,8 +292,7 @@ impl Try {
 
     fn take_control(&mut self) {
         if let Some(tls) = &mut self.tls {
-            self.outgoing.extend_from_slice(tls.control());
-            tls.control_sent();
+            self.outgoing.append(&mut tls.take_control());
         }
     }
 }

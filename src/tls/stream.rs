@@ -206,6 +206,12 @@ impl TlsStream {
         &self.control
     }
 
+    /// The same, for the caller to send.
+    pub fn take_control(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.control)
+    }
+
+    /// All of it is sent.
     pub fn control_sent(&mut self) {
         self.control = Vec::new();
     }

@@ -186,7 +186,7 @@ fn who_just_came_stands_behind_those_who_wait_even_if_there_is_room() {
         assert_eq!((upstream.pool.active(), queue.waiting()), (0, 2));
         assert!(matches!(connecting.awaits, Awaits::Room(_)));
         drop(first);
-        let called = connecting.called(cx);
+        let called = connecting.called(|_, _, _, _| Announcement::default(), cx);
         assert!(matches!(called, Outcome::Waits(_, _)));
         assert_eq!((upstream.pool.active(), queue.waiting()), (1, 0));
     });

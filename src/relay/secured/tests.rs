@@ -91,8 +91,7 @@ fn established(side: Side, configs: &Both) -> (TlsStream, Connection) {
     };
     let (mut sealed, mut plain) = (vec![0; SEALED_BYTES], vec![0; PLAIN_BYTES]);
     while !ours.is_established() || peer.is_handshaking() {
-        let said = ours.control().to_vec();
-        ours.control_sent();
+        let said = ours.take_control();
         hear(&mut peer, &said);
         let mut answer = Vec::new();
         while peer.wants_write() {

@@ -139,10 +139,10 @@ fn the_name_asked_for_is_told_with_the_hello_in_one_piece() {
     }
 }
 
-#[test]
-fn a_backend_that_speaks_first_has_its_header_before_the_client_says_a_word() {
+/// A server that says something once it has a header.
+fn greeter() -> Backend {
     let listener = sockets::listen_with(Options::default());
-    let server = Backend::serving(listener, |mut socket: TcpStream| {
+    Backend::serving(listener, |mut socket: TcpStream| {
         let mut bytes = Vec::new();
         while !matches!(decode(&bytes), Ok(Decoded::Header(..))) {
             let mut piece = [0; 512];
@@ -153,7 +153,12 @@ fn a_backend_that_speaks_first_has_its_header_before_the_client_says_a_word() {
         }
         let _gone_or_not = socket.write_all(b"220 ready\r\n");
         let _closed = socket.read(&mut [0]);
-    });
+    })
+}
+
+#[test]
+fn a_backend_that_speaks_first_has_its_header_before_the_client_says_a_word() {
+    let server = greeter();
     for version in ["v1", "v2"] {
         let pool = format!("send_proxy = \"{version}\"");
         let balancer = Balancer::start(&Setup::over(&[server.address]).pool(&pool));
@@ -162,6 +167,25 @@ fn a_backend_that_speaks_first_has_its_header_before_the_client_says_a_word() {
         client.read_exact(&mut greeting).unwrap();
         assert_eq!(&greeting, b"220 ready\r\n");
     }
+}
+
+#[test]
+fn a_client_that_waited_through_a_reload_has_the_header_that_is_wanted_now() {
+    let (echo, greeter) = (Backend::echo(), greeter());
+    let mut setup = Setup::over(&[echo.address]).pool("queue = { length = 10, timeout = \"60s\" }");
+    setup.backends[0].2 = "max_connections = 1\n".to_owned();
+    let balancer = Balancer::start(&setup);
+    let mut held = connect(balancer.address());
+    held.write_all(b"x").unwrap();
+    held.read_exact(&mut [0]).unwrap();
+    let mut waits = connect(balancer.address());
+    wait::until("the client waits", || balancer.queued() == 1);
+    let more = ("greeter".to_owned(), greeter.address, String::new());
+    setup.backends.push(more);
+    balancer.reload(&setup.pool("send_proxy = \"v1\"")).unwrap();
+    let mut greeting = [0; 11];
+    waits.read_exact(&mut greeting).unwrap();
+    assert_eq!(&greeting, b"220 ready\r\n");
 }
 
 /// F7.
