@@ -71,6 +71,7 @@ pub mod config {
     pub mod backend_file;
     pub mod certificates;
     mod check;
+    mod check_admin;
     mod check_admission;
     mod check_discover;
     mod check_health;
@@ -144,11 +145,20 @@ pub mod proxy {
     mod trying;
 }
 
+/// Floor 5: what operators see and ask for.
+pub mod admin {
+    pub mod ask;
+    mod form;
+    pub mod state;
+}
+
 /// Floor 6: threads and their life: workers, the control thread, reload, drain.
 pub mod runtime {
     mod binds;
+    pub mod changes;
     pub mod closing;
     pub mod command;
+    mod comparing;
     pub mod control;
     mod descriptors;
     mod discovering;
@@ -162,7 +172,7 @@ pub mod runtime {
     pub mod sessions;
     pub mod shared;
     mod standing;
-    pub mod state;
+    mod state;
     pub mod worker;
 }
 

@@ -95,6 +95,15 @@ impl State {
     }
 }
 
+impl std::str::FromStr for State {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let known = State::ALL.into_iter().find(|state| state.as_str() == word);
+        known.ok_or_else(|| format!("{word:?} is not the state of a backend"))
+    }
+}
+
 impl std::fmt::Display for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.as_str())

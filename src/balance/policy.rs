@@ -69,6 +69,23 @@ impl PolicyKind {
     }
 }
 
+impl std::str::FromStr for PolicyKind {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let known = PolicyKind::ALL
+            .into_iter()
+            .find(|kind| kind.as_str() == word);
+        known.ok_or_else(|| format!("{word:?} is not a policy"))
+    }
+}
+
+impl std::fmt::Display for PolicyKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// A policy with what it worked out beforehand for one tier.
 #[derive(Debug)]
 pub(super) enum Policy {

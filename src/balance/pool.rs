@@ -208,6 +208,14 @@ impl<T> Pool<T> {
         self.policy
     }
 
+    /// Leases of all members together; 0 = no limit.
+    pub fn max_connections(&self) -> u32 {
+        match self.limit {
+            u32::MAX => 0,
+            limit => limit,
+        }
+    }
+
     pub fn members(&self) -> &[Member<T>] {
         &self.members
     }

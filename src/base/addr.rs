@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// A place to listen on or to connect to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -17,6 +18,23 @@ impl fmt::Display for Endpoint {
         match self {
             Endpoint::Tcp(addr) => addr.fmt(f),
             Endpoint::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = String;
+
+    /// Reads what `Display` writes.
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("unix:") {
+            Some(path) => Ok(Endpoint::Unix(PathBuf::from(path))),
+            None => match text.parse() {
+                Ok(addr) => Ok(Endpoint::Tcp(addr)),
+                Err(_) => Err(format!(
+                    "{text:?} is not an address such as 10.0.0.1:80 or unix:/path"
+                )),
+            },
         }
     }
 }

@@ -51,6 +51,44 @@ impl Default for Stamp {
     }
 }
 
+/// As [`Stamp::render`] writes it.
+pub fn text(at: SystemTime) -> String {
+    Stamp::new()
+        .render(at)
+        .iter()
+        .map(|&byte| char::from(byte))
+        .collect()
+}
+
+/// Reads what [`Stamp::render`] writes; `None` when it is anything else.
+pub fn parse(text: &str) -> Option<SystemTime> {
+    let number = |place: std::ops::Range<usize>| text.get(place)?.parse::<u32>().ok();
+    let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
+    let (hour, minute, second) = (number(11..13)?, number(14..16)?, number(17..19)?);
+    if !(1..=12).contains(&month) || !(1970..=9999).contains(&year) {
+        return None;
+    }
+    let seconds = u64::from(days_until(year, month, day)) * 86_400
+        + u64::from(hour * 3600 + minute * 60 + second);
+    let at =
+        UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_millis(number(20..23)?.into());
+    // Days and hours that there are not become others, and other text is not what is written.
+    (Stamp::new().render(at) == text.as_bytes()).then_some(at)
+}
+
+/// Days from 1970-01-01; the inverse of [`civil`].
+fn days_until(year: u32, month: u32, day: u32) -> u32 {
+    let (year, from_march) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
+    let (era, of_era) = (year / 400, year % 400);
+    let of_year = (153 * from_march + 2) / 5 + day;
+    let day_of_era = of_era * 365 + of_era / 4 - of_era / 100 + of_year;
+    (era * 146_097 + day_of_era).saturating_sub(719_469)
+}
+
 /// 9999-12-31T23:59:59Z.
 const SECOND_LAST: u64 = 253_402_300_799;
 
@@ -99,6 +137,26 @@ mod tests {
         ] {
             let at = UNIX_EPOCH + Duration::from_millis(millis);
             assert_eq!(std::str::from_utf8(stamp.render(at)).unwrap(), text);
+            assert_eq!(parse(text), Some(at));
+        }
+    }
+
+    #[test]
+    fn what_is_no_time_is_none() {
+        for text in [
+            "",
+            "now",
+            "2026-02-29T00:00:00.000Z",
+            "2026-13-01T00:00:00.000Z",
+            "2026-00-01T00:00:00.000Z",
+            "2026-01-00T00:00:00.000Z",
+            "2026-01-01T24:00:00.000Z",
+            "2026-01-01T00:00:00.000",
+            "2026-01-01 00:00:00.000Z",
+            "2026-01-01T00:00:00.000Zé",
+            "1969-12-31T23:59:59.000Z",
+        ] {
+            assert_eq!(parse(text), None, "{text}");
         }
     }
 

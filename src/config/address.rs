@@ -215,7 +215,8 @@ fn parse_port(text: &str, examples: &str) -> Result<u16, Wrong> {
     })
 }
 
-fn unix_path(path: &str) -> Result<PathBuf, Wrong> {
+/// Fits a socket address.
+pub(crate) fn unix_path(path: &str) -> Result<PathBuf, Wrong> {
     let example = "such as \"unix:/run/web.sock\"";
     let what = if !path.starts_with('/') {
         "does not begin with `/`".to_owned()

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::config::check_pool;
 use crate::config::files;
 use crate::config::keys::BACKEND_FILE;
-use crate::config::ledger::{Ledger, Wrong};
+use crate::config::ledger::{Ledger, Source, Wrong};
 use crate::config::mistakes::Mistakes;
 use crate::config::names;
 use crate::config::reader::{Desk, Reader};
@@ -31,6 +31,29 @@ pub fn load_backends(
     match ledger.finish(&[&source]) {
         Some(mistakes) => Err(mistakes),
         None => Ok(backends),
+    }
+}
+
+/// The only backend of a text such as a file of backends has; it may be at a name, too.
+///
+/// Errors: what is wrong with it, in words, with what would be right.
+pub fn backend_of_text(text: &str) -> Result<Backend, String> {
+    let ledger = Ledger::default();
+    let desk = Desk {
+        ledger: &ledger,
+        env: &|_| None,
+    };
+    let source = Source::new("backend".to_owned(), text.to_owned());
+    let page = syntax::parse(0, &source, &ledger);
+    let root = Reader::of_page_as(&BACKEND_FILE, &desk, &page);
+    let read = root
+        .tables("backend")
+        .first()
+        .and_then(|table| check_pool::backend(table).1);
+    match (ledger.finish(&[&source]), read) {
+        (None, Some(backend)) => Ok(backend),
+        (None, None) => Err("there is no backend".to_owned()),
+        (Some(mistakes), _) => Err(mistakes.in_words()),
     }
 }
 

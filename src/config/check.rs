@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::address;
+use crate::config::check_admin;
 use crate::config::check_links;
 use crate::config::check_listener::{self, Draft};
 use crate::config::check_pool;
@@ -48,6 +49,10 @@ pub(crate) fn settings(roots: &[Reader<'_>]) -> Settings {
     Settings {
         global: single(roots, "global", global),
         log: single(roots, "log", log),
+        admin: match roots.iter().any(|root| root.has("admin")) {
+            true => single(roots, "admin", check_admin::admin),
+            false => check_admin::absent(),
+        },
         listeners,
         pools,
     }

@@ -57,9 +57,9 @@ pub(crate) static ROOT: Section = Section {
         optional("include", "[\"conf.d/*.toml\"]"),
         section("global", &GLOBAL),
         section("log", &LOG),
+        section("admin", &ADMIN),
         section("listener", &LISTENER),
         section("pool", &POOL),
-        not_yet("admin"),
         not_yet("ai"),
     ],
 };
@@ -83,6 +83,16 @@ pub(crate) static LOG: Section = Section {
         text("level", "info"),
         text("format", "text"),
         text("access", "stdout"),
+    ],
+};
+
+pub(crate) static ADMIN: Section = Section {
+    path: "admin",
+    shape: Shape::Table,
+    keys: &[
+        text("bind", "127.0.0.1:9900"),
+        text("socket", "/run/lbd/admin.sock"),
+        text("token_file", ""),
     ],
 };
 

@@ -42,6 +42,15 @@ impl Mistakes {
         &self.list
     }
 
+    /// Without their places, for a text that nobody wrote: `message; hint`, joined by `, and `.
+    pub fn in_words(&self) -> String {
+        let words = self.list.iter().map(|mistake| match &mistake.hint {
+            Some(hint) => format!("{}; {hint}", mistake.message),
+            None => mistake.message.clone(),
+        });
+        words.collect::<Vec<_>>().join(", and ")
+    }
+
     /// "1 mistake in lb.toml", "3 mistakes in lb.toml and conf.d/a.toml", "9 mistakes in 4 files",
     /// "1500 mistakes in lb.toml, the first 1000 are shown".
     fn summary(&self) -> String {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::balance::ejection::Ejection;
@@ -11,9 +11,9 @@ use crate::balance::sources::SourceLimits;
 use crate::config::duration;
 use crate::config::expand;
 use crate::config::settings::{
-    AcceptProxy, AccessTarget, Backend, ClientAuth, Discover, Drain, Health, HttpProbe, Identity,
-    Listener, ListenerTls, LogFormat, LogLevel, Pool, Probe, Queue, RouteRule, SendProxy, Settings,
-    Step, TlsVerify, TlsVersion, UpstreamTls,
+    AcceptProxy, AccessTarget, Admin, Backend, ClientAuth, Discover, Drain, Health, HttpProbe,
+    Identity, Listener, ListenerTls, LogFormat, LogLevel, Pool, Probe, Queue, RouteRule, SendProxy,
+    Settings, Step, TlsVerify, TlsVersion, UpstreamTls,
 };
 use crate::wire::script::escape;
 
@@ -53,6 +53,7 @@ pub fn print_effective(settings: &Settings) -> String {
         AccessTarget::File(path) => out.string("access", &path.display().to_string()),
     }
 
+    print_admin(&mut out, &settings.admin);
     for listener in &settings.listeners {
         print_listener(&mut out, listener, &settings.pools);
     }
@@ -60,6 +61,21 @@ pub fn print_effective(settings: &Settings) -> String {
         print_pool(&mut out, pool);
     }
     out.0
+}
+
+fn print_admin(out: &mut Text, admin: &Admin) {
+    let path =
+        |path: Option<&PathBuf>| path.map_or(String::new(), |path| path.display().to_string());
+    out.header("[admin]");
+    out.string(
+        "bind",
+        &admin.bind.map_or(String::new(), |bind| bind.to_string()),
+    );
+    out.string("socket", &path(admin.socket.as_ref()));
+    out.string(
+        "token_file",
+        &path(admin.token.as_ref().map(|token| &token.file)),
+    );
 }
 
 fn print_listener(out: &mut Text, listener: &Listener, pools: &[Pool]) {

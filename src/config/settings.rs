@@ -20,11 +20,13 @@ pub use crate::observe::access::Target as AccessTarget;
 pub use crate::observe::form::Format as LogFormat;
 pub use crate::observe::log::Level as LogLevel;
 pub use crate::wire::script::Step;
+pub use admin::{Admin, Token};
 pub use secure::{
     AcceptProxy, ClientAuth, CrlFile, Identity, ListenerTls, RouteRule, Terminate, TlsVersion,
     UpstreamTls,
 };
 
+mod admin;
 mod secure;
 
 /// One whole, checked configuration.
@@ -32,6 +34,7 @@ mod secure;
 pub struct Settings {
     pub global: Global,
     pub log: Log,
+    pub admin: Admin,
     /// At least one; names are unique.
     pub listeners: Vec<Listener>,
     /// Names are unique; those of listeners are among them.

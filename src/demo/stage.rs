@@ -12,13 +12,12 @@ use tokio::sync::{mpsc, oneshot};
 use super::DemoOptions;
 use super::backends::Backend;
 use super::traffic::{RATE_FIRST, RATES, Seen, Traffic};
+use crate::admin::state::{LastProbe, State};
 use crate::balance::backend::State as BackendWord;
 use crate::config::load::load_text;
 use crate::config::settings::{AccessTarget, Settings};
 use crate::runtime::command::Command;
 use crate::runtime::control::Control;
-use crate::runtime::probing::LastProbe;
-use crate::runtime::state::State;
 
 /// The names the backends answer with.
 pub const NAMES: [&str; 3] = ["amber", "birch", "cedar"];

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::state::State;
-use crate::balance::backend::Wish;
+use crate::admin::ask::{
+    BackendId, BackendSpec, By, Difference, KeyChange, Refusal, Reloading, Wanted,
+};
+use crate::admin::state::State;
 use crate::base::addr::Endpoint;
 use crate::config::settings::Settings;
 
@@ -18,13 +20,28 @@ pub enum Command {
     Reload(Box<Settings>, oneshot::Sender<Result<Reloaded, StartError>>),
     /// Close the log files and open them again by name.
     ReopenLogs,
+    /// Say what that would change.
+    Compare(Box<Settings>, oneshot::Sender<Reloading>),
+    /// A configuration could not be read.
+    ReloadFailed(String),
     State(oneshot::Sender<State>),
-    /// What the operator wants of one backend; the answer is false when there is no such one.
-    Wish {
-        pool: String,
-        backend: String,
-        wish: Wish,
-        done: oneshot::Sender<bool>,
+    /// Change a backend while the process runs.
+    Change {
+        backend: BackendId,
+        wanted: Wanted,
+        by: By,
+        done: oneshot::Sender<Result<(), Refusal>>,
+    },
+    Add {
+        backend: BackendId,
+        spec: BackendSpec,
+        by: By,
+        done: oneshot::Sender<Result<(), Refusal>>,
+    },
+    Remove {
+        backend: BackendId,
+        by: By,
+        done: oneshot::Sender<Result<(), Refusal>>,
     },
     /// Accept nothing more, let sessions end until the timeout, then reset the rest.
     Drain(Duration),
@@ -35,8 +52,20 @@ pub enum Command {
 /// What a reload did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reloaded {
-    /// Changes that the running process cannot make, in words.
-    pub needs_restart: Vec<String>,
+    pub changes: Vec<Difference>,
+    /// Changes of operators that make no sense any more, in words.
+    pub dropped: Vec<String>,
+}
+
+impl Reloaded {
+    /// Keys whose change waits for another process.
+    pub fn needs_restart(&self) -> impl Iterator<Item = String> {
+        let waiting = self.changes.iter().filter(|one| one.needs_restart);
+        waiting.flat_map(|one| {
+            let key = |key: &KeyChange| format!("{}.{}", one.what, key.key);
+            one.keys.iter().map(key).collect::<Vec<_>>()
+        })
+    }
 }
 
 /// Why the process cannot start, or a configuration not be applied.

@@ -13,6 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use super::binds::Binds;
 use super::closing::{self, Order, Scope};
 use super::command::{Command, Reloaded, StartError};
+use super::comparing::compare;
 use super::descriptors;
 use super::discovering::Discovering;
 use super::draining::Draining;
@@ -22,9 +23,8 @@ use super::rebalancing::Rebalancing;
 use super::renewing::{self, Content, Renewing};
 use super::securing::Secured;
 use super::shared::{Message, Shared};
-use super::state::{State, certificates};
 use super::worker::Worker;
-use crate::balance::backend::Wish;
+use crate::admin::state::Reloads;
 use crate::base::addr::Endpoint;
 use crate::base::clock::Moment;
 use crate::base::drain::Curve;
@@ -38,8 +38,13 @@ const COMMANDS_MAX: usize = 64;
 /// How often the control loop looks after what no event tells of.
 const ROUND: Duration = Duration::from_millis(250);
 
+mod operating;
+
 #[derive(Debug)]
 pub struct Control {
+    /// As the file says.
+    file: Settings,
+    /// The same with what operators changed.
     settings: Settings,
     registry: Registry,
     plan: Plan,
@@ -54,6 +59,8 @@ pub struct Control {
     rebalancing: Rebalancing,
     renewing: Renewing,
     started_at: Moment,
+    reloads: Reloads,
+    is_draining: bool,
     commands: mpsc::Receiver<Command>,
     /// Tells of a worker that ended.
     ended: mpsc::UnboundedReceiver<io::Result<()>>,
@@ -90,10 +97,13 @@ impl Control {
             rebalancing: Rebalancing::default(),
             renewing: Renewing::default(),
             started_at: Moment::now(),
+            reloads: Reloads::default(),
+            is_draining: false,
             commands,
             ended,
             running: workers,
             shared,
+            file: settings.clone(),
             settings,
         };
         let opened = control.binds.open_missing(&control.settings, workers)?;
@@ -159,6 +169,7 @@ impl Control {
                 }
                 Some(command) = self.commands.recv() => match command {
                     Command::Drain(timeout) => {
+                        self.is_draining = true;
                         self.let_clients_in();
                         self.tell_workers(|| Message::Drain);
                         self.end_all_within(timeout);
@@ -219,8 +230,14 @@ impl Control {
     fn serve(&mut self, command: Command) {
         match command {
             Command::Reload(settings, done) => {
-                let _ = done.send(self.reload(*settings));
+                let reloaded = self.reload(*settings);
+                self.note_reload(reloaded.as_ref().err().map(ToString::to_string));
+                let _ = done.send(reloaded);
             }
+            Command::Compare(settings, done) => {
+                let _ = done.send(self.compare(&settings));
+            }
+            Command::ReloadFailed(error) => self.note_reload(Some(error)),
             Command::ReopenLogs => {
                 if let Err(error) = self.access.reopen() {
                     tracing::error!(%error, "the access log cannot be reopened; the old one stays");
@@ -229,20 +246,35 @@ impl Control {
             Command::State(done) => {
                 let _ = done.send(self.state());
             }
-            Command::Wish {
-                pool,
+            Command::Change {
                 backend,
-                wish,
+                wanted,
+                by,
                 done,
             } => {
-                let _ = done.send(self.set_wish(&pool, &backend, wish));
+                let _ = done.send(self.change(&backend, &wanted, &by));
+            }
+            Command::Add {
+                backend,
+                spec,
+                by,
+                done,
+            } => {
+                let _ = done.send(self.add(&backend, &spec, &by));
+            }
+            Command::Remove { backend, by, done } => {
+                let _ = done.send(self.remove(&backend, &by));
             }
             Command::Drain(_) | Command::Stop => unreachable!("the loop takes these itself"),
         }
     }
 
-    /// Applies other settings: what can fail comes first, and then everything changes together.
-    fn reload(&mut self, settings: Settings) -> Result<Reloaded, StartError> {
+    /// Applies what the file says now: what can fail comes first, and then everything changes
+    /// together.
+    fn reload(&mut self, file: Settings) -> Result<Reloaded, StartError> {
+        let mut changes = self.registry.changes.clone();
+        let dropped = changes.reconcile(&file);
+        let settings = changes.over(&file);
         let workers = self.shared.workers.len();
         let max_connections = connections_allowed(&settings, workers)?;
         let secured = secured(&self.registry, &settings)?;
@@ -252,21 +284,19 @@ impl Control {
             .replace(access, format)
             .map_err(StartError::AccessLog)?;
 
-        let mut reloaded = Reloaded::default();
-        if settings
-            .global
-            .workers
-            .is_some_and(|wanted| wanted != workers)
-        {
-            reloaded.needs_restart.push("global.workers".to_owned());
-        }
+        let reloaded = Reloaded {
+            changes: compare(&self.file, &file, &self.state()),
+            dropped,
+        };
         self.registry.adopt(secured);
+        self.registry.changes = changes;
         self.shared.process.set_max(max_connections);
         let book = self.discovering.book();
         let plan = Plan::new(&settings, &mut self.registry, book);
         self.replace_plan(plan);
         let removed = self.binds.apply(&settings, added);
         self.settings = settings;
+        self.file = file;
         self.publish();
         for bind in &removed {
             self.tell_workers(|| Message::Unlisten { bind: bind.id() });
@@ -275,6 +305,7 @@ impl Control {
         self.holds_clients = false;
         self.binds.tell_workers(&self.shared.workers);
         self.probing.apply(&self.settings, &self.plan);
+        self.assert_wishes();
         self.discovering.apply(&self.settings);
         self.renewing.apply(&self.settings);
         Ok(reloaded)
@@ -286,11 +317,15 @@ impl Control {
         let book = self.discovering.book();
         let refreshed = self
             .plan
-            .refreshed(&self.settings, &mut self.registry, book, heard);
+            .refreshed(&self.settings, &mut self.registry, book, |pool| {
+                let mut sources = source::of_pool(pool).into_iter();
+                sources.any(|(source, _)| heard.contains(&source))
+            });
         if let Some(plan) = refreshed {
             self.replace_plan(plan);
             self.publish();
             self.probing.apply(&self.settings, &self.plan);
+            self.assert_wishes();
         }
         if self.discovering.is_warm() {
             self.let_clients_in();
@@ -300,7 +335,8 @@ impl Control {
     /// Takes up what was replaced on disk: certificates of listeners where they are, so that tickets
     /// and sessions know nothing of it, and the rest as a reload does.
     fn renew(&mut self, renewed: &[Content]) {
-        let renewal = renewing::put_into(&mut self.settings, renewed);
+        let renewal = renewing::put_into(&mut self.file, renewed);
+        self.settings = self.registry.changes.over(&self.file);
         if !renewal.is_for_all {
             let listeners = renewal.listeners.iter();
             let listeners = listeners.map(|index| &self.settings.listeners[*index]);
@@ -316,6 +352,7 @@ impl Control {
         self.replace_plan(plan);
         self.publish();
         self.probing.apply(&self.settings, &self.plan);
+        self.assert_wishes();
     }
 
     /// Every change of what pools have passes here.
@@ -342,47 +379,6 @@ impl Control {
         for desk in &self.shared.workers {
             desk.send(message());
         }
-    }
-
-    fn set_wish(&self, pool: &str, backend: &str, wish: Wish) -> bool {
-        let pools = self.plan.upstreams.iter().map(|upstream| &upstream.pool);
-        let Some(pool) = pools.into_iter().find(|one| one.name() == pool) else {
-            return false;
-        };
-        let Some(index) = pool
-            .members()
-            .iter()
-            .position(|member| member.name == backend)
-        else {
-            return false;
-        };
-        let wish = self.probing.operator_wishes(pool.name(), backend, wish);
-        pool.set_wish(index, wish, Moment::now());
-        true
-    }
-
-    fn state(&self) -> State {
-        let listeners = self
-            .plan
-            .routes
-            .iter()
-            .map(|route| (&**route, self.addresses(&route.listener)));
-        let mut state = State::gather(
-            self.started_at,
-            listeners,
-            &self.plan.upstreams,
-            &self.probing,
-            &self.draining,
-        );
-        let now = Moment::now();
-        for (pool, settings) in state.pools.iter_mut().zip(&self.settings.pools) {
-            pool.discovery = self.discovering.states(settings, now);
-        }
-        for (listener, settings) in state.listeners.iter_mut().zip(&self.settings.listeners) {
-            listener.certificates = certificates(settings);
-            listener.certificate_errors = self.renewing.errors(&settings.name);
-        }
-        state
     }
 }
 

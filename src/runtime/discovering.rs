@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::state::DiscoveryState;
+use crate::admin::state::DiscoveryState;
 use crate::balance::chance::Chance;
 use crate::base::clock::Moment;
 use crate::base::host::HostName;
@@ -330,7 +330,7 @@ impl Discovering {
         let state = |(source, _): (Source, TtlBounds)| {
             let known = self.book.get(&source);
             DiscoveryState {
-                kind: source.kind(),
+                kind: source.kind().to_owned(),
                 name: source.to_string(),
                 addresses: known
                     .and_then(|known| known.answer())

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::closing::{self, Order, Scope};
 use super::shared::{Message, Shared};
+use crate::admin::state::{Cause, Leaving, Progress};
 use crate::balance::backend::State;
 use crate::balance::pool::{Pool, Record};
 use crate::base::addr::Endpoint;
@@ -20,37 +21,13 @@ use crate::proxy::route::Upstream;
 /// clients do not come back all in one instant.
 const DOWN_SPREAD: Duration = Duration::from_secs(1);
 
-/// Why a backend is to have no sessions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// The operator drains it, or its weight is 0.
-    Drain,
-    /// It is in the pool no more.
-    Removed,
-    /// It is down, and the pool has `on_down = "close"`.
-    Down,
-}
-
-impl Cause {
-    fn detail(self) -> &'static str {
-        match self {
-            Cause::Drain => "backend_drain",
-            Cause::Removed => "backend_removed",
-            Cause::Down => "backend_down",
-        }
+/// The word of the access log.
+fn detail(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Drain => "backend_drain",
+        Cause::Removed => "backend_removed",
+        Cause::Down => "backend_down",
     }
-}
-
-/// How far a backend has come.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Progress {
-    pub cause: Cause,
-    /// Sessions when it began.
-    pub initial: u32,
-    pub active: u32,
-    /// Closed by us; the others ended by themselves.
-    pub closed: u32,
-    pub ends_in: Duration,
 }
 
 /// A backend as one plan has it.
@@ -148,7 +125,7 @@ impl Draining {
             seat,
         };
         let (pool, backend) = running.names();
-        let (cause, sessions) = (cause.detail(), active);
+        let (cause, sessions) = (detail(cause), active);
         tracing::info!(pool, backend, cause, sessions, within = ?time, "sessions are to end");
         running.order_closing(shared);
         self.running.insert(record, running);
@@ -160,15 +137,18 @@ impl Draining {
         Some(running.progress(now))
     }
 
-    /// Backends of a pool name that are in the pool no more: name and how far each has come.
-    pub fn leaving(&self, pool: &str, now: Moment) -> Vec<(String, Progress)> {
-        let mut leaving: Vec<_> = self
+    /// Backends of a pool name that are in the pool no more, and how far each has come.
+    pub fn leaving(&self, pool: &str, now: Moment) -> Vec<Leaving> {
+        let mut leaving: Vec<Leaving> = self
             .running
             .values()
             .filter(|running| running.cause == Cause::Removed && running.names().0 == pool)
-            .map(|running| (running.names().1.to_owned(), running.progress(now)))
+            .map(|running| Leaving {
+                name: running.names().1.to_owned(),
+                progress: running.progress(now),
+            })
             .collect();
-        leaving.sort_by(|a, b| a.0.cmp(&b.0));
+        leaving.sort_by(|a, b| a.name.cmp(&b.name));
         leaving
     }
 }
@@ -184,7 +164,7 @@ impl Running {
             id: self.order,
             scope: Scope::Backend(self.seat.upstream.pool.clone(), self.seat.index),
             plan: closing::Plan::Curve(self.curve),
-            detail: self.cause.detail(),
+            detail: detail(self.cause),
             closed: self.closed.clone(),
         };
         for desk in &shared.workers {
@@ -200,7 +180,7 @@ impl Running {
         let closed = self.closed.load(Relaxed);
         let left = self.seat.upstream.pool.live(self.seat.index).active();
         let by_themselves = self.initial.saturating_sub(closed + left);
-        let cause = self.cause.detail();
+        let cause = detail(self.cause);
         if left == 0 {
             tracing::info!(
                 pool,

@@ -113,7 +113,7 @@ impl<R: Fn() -> Result<Settings, Mistakes>> Obedience<R> {
                 set_log(&log);
                 self.drain_timeout = drain_timeout;
                 tracing::info!("the configuration was reloaded");
-                for key in reloaded.needs_restart {
+                for key in reloaded.needs_restart() {
                     tracing::warn!(key, "a change of this key needs a restart");
                 }
             }

@@ -1,9 +1,10 @@
 //! From settings to what runs: pools over their live records, and a route for each address.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::changes::Changes;
 use super::securing::{Secured, Securing};
 use super::shared::{BindId, Snapshot};
 use crate::balance::key::HashSeed;
@@ -15,7 +16,6 @@ use crate::base::clock::Moment;
 use crate::config::settings::{self, Probe, Settings};
 use crate::discovery::book::Book;
 use crate::discovery::members::{Gathered, gather};
-use crate::discovery::source::{self, Source};
 use crate::proxy::admission::Gate;
 use crate::proxy::route::{HeaderRule, Limits, Newest, Route, Rule, Tally, Upstream};
 
@@ -30,6 +30,8 @@ pub struct Registry {
     sources: HashMap<String, Arc<Sources>>,
     newest: HashMap<String, Arc<Newest>>,
     securing: Securing,
+    /// Of operators; they lie over what is configured and found.
+    pub changes: Changes,
 }
 
 /// The running form of one configuration.
@@ -49,28 +51,28 @@ impl Plan {
         let upstreams: Vec<_> = settings
             .pools
             .iter()
-            .map(|pool| upstream(pool, gather(pool, book), seed, registry))
+            .map(|pool| upstream(pool, members(pool, book, &registry.changes), seed, registry))
             .collect();
         Plan::over(upstreams, settings, registry)
     }
 
-    /// The same settings with what is known of their sources by now: `None` when no pool has other
-    /// members than before. Pools that have the same go on as they are.
+    /// The same settings, but for the backends of pools that are `touched`, with what is known of
+    /// their sources by now: `None` when no pool has other members than before. Pools that have
+    /// the same go on as they are.
     pub fn refreshed(
         &self,
         settings: &Settings,
         registry: &mut Registry,
         book: &Book,
-        heard: &BTreeSet<Source>,
+        touched: impl Fn(&settings::Pool) -> bool,
     ) -> Option<Plan> {
         let seed = &settings.global.hash_seed;
         let mut changed = false;
         let mut refresh = |(pool, old): (&settings::Pool, &Arc<Upstream>)| {
-            let is_heard = |(source, _): (Source, _)| heard.contains(&source);
-            if !source::of_pool(pool).into_iter().any(is_heard) {
+            if !touched(pool) {
                 return old.clone();
             }
-            let gathered = gather(pool, book);
+            let gathered = members(pool, book, &registry.changes);
             if *gathered.members == *old.pool.members() {
                 return old.clone();
             }
@@ -166,6 +168,20 @@ impl Plan {
         }
         Snapshot { routes }
     }
+}
+
+/// What is configured and found, as operators changed it.
+fn members(pool: &settings::Pool, book: &Book, changes: &Changes) -> Gathered {
+    let mut gathered = gather(pool, book);
+    gathered
+        .members
+        .retain(|member| !changes.is_removed(&pool.name, &member.name));
+    for member in &mut gathered.members {
+        if let Some(weight) = changes.weight(&pool.name, &member.name) {
+            member.weight = weight;
+        }
+    }
+    gathered
 }
 
 struct Seat<'p> {
@@ -337,6 +353,7 @@ mod tests {
     use crate::config::load::load_text;
     use crate::discovery::addresses::Addresses;
     use crate::discovery::book::{Answer, News};
+    use crate::discovery::source::{self, Source};
 
     const TEXT: &str = "[[listener]]\nname = \"in\"\nbind = \"127.0.0.1:1\"\npool = \"a\"\n\
         [[pool]]\nname = \"a\"\n[[pool.discover]]\nkind = \"dns\"\nname = \"a.test\"\nport = 80\n\
@@ -363,9 +380,12 @@ mod tests {
         };
         hear(0, &["10.0.0.1", "10.0.0.2"]);
         hear(1, &["10.0.0.9"]);
-        let heard = |at: usize| BTreeSet::from([names[at].clone()]);
+        let heard = |at: usize| {
+            let name = settings.pools[at].name.clone();
+            move |pool: &settings::Pool| pool.name == name
+        };
         let newer = plan
-            .refreshed(&settings, &mut registry, &book, &heard(0))
+            .refreshed(&settings, &mut registry, &book, heard(0))
             .unwrap();
         assert_eq!(newer.upstreams[0].pool.members().len(), 2);
         let of_route = newer.routes[0].upstream.as_ref().unwrap();
@@ -373,7 +393,7 @@ mod tests {
         let same = |at: usize| Arc::ptr_eq(&plan.upstreams[at], &newer.upstreams[at]);
         assert!(!same(0) && same(1), "nobody heard of the other one yet");
         assert_eq!(newer.without(&plan).len(), 2);
-        let again = newer.refreshed(&settings, &mut registry, &book, &heard(0));
+        let again = newer.refreshed(&settings, &mut registry, &book, heard(0));
         assert!(again.is_none(), "the same answer is no change");
     }
 }

@@ -10,6 +10,7 @@ use tokio::time::sleep;
 
 use super::plan::Plan;
 use super::standing::{AgentChange, Standing};
+use crate::admin::state::LastProbe;
 use crate::balance::backend::{Verdict, Wish};
 use crate::balance::chance::Chance;
 use crate::balance::health::{Health, Pace};
@@ -26,15 +27,6 @@ use crate::wire::agent::Answer;
 
 /// Probes under way at once, over all pools: bounds descriptors, programs and bursts.
 pub const PROBES_AT_ONCE: usize = 256;
-
-/// What the latest probe of a backend brought.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LastProbe {
-    pub passed: bool,
-    /// In words for the operator: `HTTP 503, expected 200-399`.
-    pub detail: String,
-    pub took: Duration,
-}
 
 #[derive(Debug)]
 pub struct Probing {

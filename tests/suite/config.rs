@@ -389,11 +389,6 @@ const ONE_MISTAKE: &[(&str, &str, &str)] = &[
     ),
     // Not yet
     (
-        "[admin]",
-        "bind = \"127.0.0.1:9900\"",
-        "0:2 `admin` is not supported by this version of lbd yet | leave it out",
-    ),
-    (
         "[ai]",
         "",
         "0:2 `ai` is not supported by this version of lbd yet | leave it out",

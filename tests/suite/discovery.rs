@@ -9,8 +9,8 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use lbd::admin::state::{DiscoveryState, PoolState};
 use lbd::balance::backend::{State as BackendWord, Wish};
-use lbd::runtime::state::{DiscoveryState, PoolState};
 use tempfile::TempDir;
 
 use crate::harness::balancer::{Balancer, Setup};
@@ -85,7 +85,7 @@ fn discovery(balancer: &Balancer) -> DiscoveryState {
 /// The addresses of the pool's backends, in its order.
 fn members(balancer: &Balancer) -> Vec<String> {
     let backends = pool(balancer).backends;
-    let address = |backend: &lbd::runtime::state::BackendState| backend.address.to_string();
+    let address = |backend: &lbd::admin::state::BackendState| backend.address.to_string();
     backends.iter().map(address).collect()
 }
 
@@ -586,7 +586,7 @@ fn targets_of_a_service_have_port_weight_and_priority_of_their_records() {
     let balancer = Balancer::start(&over(&dns, service));
     let seen = || {
         let backends = pool(&balancer).backends.into_iter();
-        let tuple = |one: lbd::runtime::state::BackendState| (one.name, one.priority, one.weight);
+        let tuple = |one: lbd::admin::state::BackendState| (one.name, one.priority, one.weight);
         backends.map(tuple).collect::<Vec<_>>()
     };
     let named = |name: &str, priority, weight| (name.to_owned(), priority, weight);

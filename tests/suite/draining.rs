@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use lbd::admin::state::Cause;
 use lbd::balance::backend::Wish;
-use lbd::runtime::draining::Cause;
 
 use crate::harness::balancer::{Balancer, Setup};
 use crate::harness::peer::Backend;
@@ -166,10 +166,13 @@ fn a_backend_removed_by_reload_is_drained_and_may_come_back() {
     let state = balancer.state();
     let leaving = &state.pools[0].leaving;
     assert_eq!(leaving.len(), 1);
-    assert_eq!((&*leaving[0].0, leaving[0].1.initial), ("b0", 4));
+    assert_eq!((&*leaving[0].name, leaving[0].progress.initial), ("b0", 4));
     wait::until("the first is closed", || {
         let state = balancer.state();
-        state.pools[0].leaving.iter().any(|(_, it)| it.closed > 0)
+        state.pools[0]
+            .leaving
+            .iter()
+            .any(|it| it.progress.closed > 0)
     });
     balancer.reload(&setup).unwrap();
     assert!(balancer.state().pools[0].leaving.is_empty());

@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use lbd::admin::state::LastProbe;
 use lbd::balance::backend::{State, Wish};
-use lbd::runtime::probing::LastProbe;
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, kill_process};
 

@@ -9,8 +9,8 @@ use super::super::history::History;
 use super::super::stage::{BackendLook, Look, NAMES};
 use super::super::traffic::Seen;
 use super::*;
+use crate::admin::state::LastProbe;
 use crate::balance::backend::State;
-use crate::runtime::probing::LastProbe;
 
 fn look(at_ms: u64, killed: Option<usize>) -> Look {
     let backend = |(index, name): (usize, &&str)| {

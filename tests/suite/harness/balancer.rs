@@ -10,13 +10,14 @@ use std::sync::mpsc::channel;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use lbd::admin::ask::{BackendId, BackendSpec, By, Refusal, Wanted, WantedState};
+use lbd::admin::state::State;
 use lbd::balance::backend::Wish;
 use lbd::base::addr::Endpoint;
 use lbd::config::load::load_text;
 use lbd::config::settings::Settings;
 use lbd::runtime::command::{Command, Reloaded, StartError};
 use lbd::runtime::control::Control;
-use lbd::runtime::state::State;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, oneshot};
 
@@ -200,13 +201,42 @@ impl Balancer {
 
     /// What the operator wants of a backend of the pool `out`.
     pub fn wish(&self, backend: &str, wish: Wish) {
-        let known = self.ask(|done| Command::Wish {
-            pool: "out".to_owned(),
-            backend: backend.to_owned(),
-            wish,
+        let state = match wish {
+            Wish::Ready => WantedState::Ready,
+            Wish::Drain => WantedState::Drain,
+            Wish::Maintenance => WantedState::Maintenance,
+        };
+        let wanted = Wanted {
+            state: Some(state),
+            ..Wanted::default()
+        };
+        self.change(backend, wanted).expect("a backend");
+    }
+
+    pub fn change(&self, backend: &str, wanted: Wanted) -> Result<(), Refusal> {
+        self.ask(|done| Command::Change {
+            backend: id(backend),
+            wanted,
+            by: by(),
             done,
-        });
-        assert!(known, "no backend {backend}");
+        })
+    }
+
+    pub fn add(&self, backend: &str, spec: BackendSpec) -> Result<(), Refusal> {
+        self.ask(|done| Command::Add {
+            backend: id(backend),
+            spec,
+            by: by(),
+            done,
+        })
+    }
+
+    pub fn remove(&self, backend: &str) -> Result<(), Refusal> {
+        self.ask(|done| Command::Remove {
+            backend: id(backend),
+            by: by(),
+            done,
+        })
     }
 
     pub fn drain(&self, timeout: Duration) {
@@ -320,6 +350,21 @@ pub fn check_transfer(client: &Seen, backend: &Seen, record: &Record) {
             to.taken <= logged && logged <= from.sent,
             "miscounted: {told}"
         );
+    }
+}
+
+/// Of the pool `out`, unless it names another one.
+fn id(backend: &str) -> BackendId {
+    backend.parse().unwrap_or_else(|_| BackendId {
+        pool: "out".to_owned(),
+        backend: backend.to_owned(),
+    })
+}
+
+fn by() -> By {
+    By {
+        who: "a test".to_owned(),
+        reason: "to see it".to_owned(),
     }
 }
 
