@@ -1,18 +1,24 @@
 //! The command line: what was asked for, and the exit code that answers.
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use remote::{BackendArgs, BackendCommand, ReloadArgs, StatusArgs, WeightArgs};
 
+use crate::admin::ask::WantedState;
 use crate::config::load::load;
 use crate::config::print::print_effective;
 use crate::config::settings::Settings;
 use crate::config::warnings::warnings;
 use crate::demo::{self, DemoOptions};
 use crate::runtime::life;
+
+mod remote;
+mod status;
+mod table;
 
 /// Exit code for a configuration with mistakes (EX_CONFIG of sysexits.h).
 const EXIT_CONFIG: u8 = 78;
@@ -45,6 +51,21 @@ struct RunArgs {
 enum Command {
     /// Three embedded HTTP backends behind a listener, with a live view: needs no file.
     Demo(DemoArgs),
+    /// Listeners, pools and backends of a running lbd; what is wrong first.
+    Status(StatusArgs),
+    /// Give a backend no new connections; those it has end by the pool's `drain`.
+    Drain(BackendArgs),
+    /// Take a backend into service again.
+    Ready(BackendArgs),
+    /// As drain, in another word: somebody works on it.
+    Maintenance(BackendArgs),
+    /// Give a backend another weight, until it is given one again.
+    Weight(WeightArgs),
+    /// Add or remove a backend.
+    #[command(subcommand)]
+    Backend(BackendCommand),
+    /// Read the configuration again and apply it, or say what that would change.
+    Reload(ReloadArgs),
 }
 
 #[derive(Debug, Args)]
@@ -84,6 +105,13 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
                 seconds,
             }))
         }
+        Some(Command::Status(args)) => remote::status(&args),
+        Some(Command::Drain(args)) => remote::set_state(&args, WantedState::Drain),
+        Some(Command::Ready(args)) => remote::set_state(&args, WantedState::Ready),
+        Some(Command::Maintenance(args)) => remote::set_state(&args, WantedState::Maintenance),
+        Some(Command::Weight(args)) => remote::set_weight(&args),
+        Some(Command::Backend(command)) => remote::backend(&command),
+        Some(Command::Reload(args)) => remote::reload(&args),
         None => match cli.run.config.clone() {
             Some(config) => with_config(config, &cli.run),
             None => ExitCode::from(2),
@@ -120,6 +148,16 @@ fn with_config(config: PathBuf, args: &RunArgs) -> ExitCode {
         return say(&print_effective(&settings));
     }
     finish(life::run(settings, read))
+}
+
+/// Whether whoever reads our output sees colours (<https://no-color.org>).
+fn wants_colour() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|it| it.is_empty())
+}
+
+fn wrong_usage(what: &str) -> ExitCode {
+    let _ = writeln!(io::stderr(), "lbd: {what}");
+    ExitCode::from(2)
 }
 
 fn plural(count: usize, word: &str) -> String {

@@ -147,8 +147,14 @@ pub mod proxy {
 
 /// Floor 5: what operators see and ask for.
 pub mod admin {
+    mod access;
+    mod api;
     pub mod ask;
+    pub mod client;
+    mod events;
     mod form;
+    mod page;
+    pub mod server;
     pub mod state;
 }
 

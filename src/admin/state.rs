@@ -1,5 +1,6 @@
 //! Everything worth showing, at one moment: what `GET /api/v1/state` answers and the commands read.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -63,6 +64,10 @@ pub struct ListenerState {
     pub certificates: Vec<CertificateState>,
     /// Contents of its certificate files that were not taken up.
     pub certificate_errors: u64,
+    /// Sessions by how they ended, in the words of the access log; those that never did are left
+    /// out.
+    #[serde(default)]
+    pub ended: BTreeMap<String, u64>,
 }
 
 /// TLS handshakes of a listener, by version and whether a session was resumed.
@@ -149,6 +154,36 @@ pub struct BackendState {
     pub drain: Option<Progress>,
     /// What an operator changed while the process runs.
     pub change: Option<Change>,
+    /// Of the last seconds; `None` where nothing happened.
+    #[serde(default)]
+    pub recent: Option<Recent>,
+}
+
+/// How a backend did in the last ten to twenty seconds.
+#[serde_as]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recent {
+    #[serde(rename = "window_s")]
+    #[serde_as(as = "DurationSecondsWithFrac")]
+    pub window: Duration,
+    pub connections_per_s: f64,
+    pub connect: Option<Percentiles>,
+    /// From the accept of the client to the backend's first byte.
+    pub first_byte: Option<Percentiles>,
+    pub session: Option<Percentiles>,
+    /// In the queue of the pool.
+    pub queue: Option<Percentiles>,
+}
+
+#[serde_as]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Percentiles {
+    #[serde(rename = "p50_ms")]
+    #[serde_as(as = "DurationMilliSecondsWithFrac")]
+    pub p50: Duration,
+    #[serde(rename = "p99_ms")]
+    #[serde_as(as = "DurationMilliSecondsWithFrac")]
+    pub p99: Duration,
 }
 
 /// What the latest probe of a backend brought.

@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -68,6 +68,41 @@ fn open_unix(path: &Path) -> io::Result<OwnedFd> {
         other => other?,
     }
     listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+/// Opens a unix socket that only its owner, and root, can connect to. It has its mode before it has
+/// its name, and nobody can connect before it has both. The folder is made, for the owner alone,
+/// when only it is missing.
+///
+/// Errors: as the kernel has them; `AddrInUse` when somebody answers there already, or it is another
+/// kind of file.
+pub fn open_private(path: &Path) -> io::Result<OwnedFd> {
+    if let Some(folder) = path.parent()
+        && !folder.exists()
+    {
+        fs::DirBuilder::new().mode(0o700).create(folder)?;
+    }
+    let new = || socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None);
+    match fs::symlink_metadata(path) {
+        Ok(meta) if !meta.file_type().is_socket() => return Err(Errno::ADDRINUSE.into()),
+        Ok(_) => {
+            let answer = rustix::net::connect(new()?, &SocketAddrUnix::new(path)?);
+            if answer != Err(Errno::CONNREFUSED) {
+                return Err(Errno::ADDRINUSE.into());
+            }
+        }
+        Err(_) => {}
+    }
+    // Short, because a socket's path is: the name goes with the process.
+    let mut draft = path.to_owned();
+    draft.set_extension(format!("{:x}", std::process::id()));
+    let _left_over = fs::remove_file(&draft);
+    let socket = new()?;
+    bind(&socket, &SocketAddrUnix::new(&draft)?)?;
+    fs::set_permissions(&draft, fs::Permissions::from_mode(0o600))?;
+    listen(&socket, BACKLOG)?;
+    fs::rename(&draft, path)?;
     Ok(socket)
 }
 

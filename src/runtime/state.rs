@@ -8,6 +8,7 @@ use crate::admin::state::{BackendState, CertificateState, Handshakes, ListenerSt
 use crate::balance::pool::Pool;
 use crate::base::addr::Endpoint;
 use crate::base::clock::Moment;
+use crate::base::ending::Termination;
 use crate::config::settings::{Identity, Listener, ListenerTls};
 use crate::proxy::route::{Route, Upstream};
 
@@ -29,6 +30,11 @@ pub(super) fn listener(route: &Route, addresses: Vec<Endpoint>) -> ListenerState
         },
         certificates: Vec::new(),
         certificate_errors: 0,
+        ended: Termination::ALL
+            .into_iter()
+            .map(|word| (word.as_str().to_owned(), route.tally.ended(word)))
+            .filter(|(_, count)| *count > 0)
+            .collect(),
     }
 }
 
@@ -93,5 +99,6 @@ fn backend(
         last_probe: probing.last(pool.name(), &member.name),
         drain: draining.progress(pool, index, now),
         change: None,
+        recent: None,
     }
 }

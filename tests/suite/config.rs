@@ -1387,16 +1387,16 @@ fn any_settings(papers: &Papers) -> impl Strategy<Value = Settings> + use<> {
     let papers = papers.clone();
     (
         any_global(),
-        any_log(),
+        (any_log(), any_admin()),
         prop::collection::vec(any_pool(&papers), 1..4),
     )
-        .prop_flat_map(move |(global, log, mut pools)| {
+        .prop_flat_map(move |(global, (log, admin), mut pools)| {
             for (at, pool) in pools.iter_mut().enumerate() {
                 pool.name.truncate(60);
                 pool.name.push_str(&format!(".{at}"));
             }
             let count = pools.len();
-            let papers = papers.clone();
+            let (papers, admin) = (papers.clone(), admin);
             prop::collection::vec(any_listener(count, &papers), 1..4).prop_map(
                 move |mut listeners| {
                     for (at, listener) in listeners.iter_mut().enumerate() {
@@ -1416,12 +1416,23 @@ fn any_settings(papers: &Papers) -> impl Strategy<Value = Settings> + use<> {
                     Settings {
                         global: global.clone(),
                         log: log.clone(),
+                        admin: admin.clone(),
                         listeners,
                         pools: pools.clone(),
                     }
                 },
             )
         })
+}
+
+fn any_admin() -> impl Strategy<Value = Admin> {
+    let bind = prop::option::of(any::<std::net::SocketAddrV4>().prop_map(Into::into));
+    let socket = prop::option::of("/[a-z]{1,20}/[a-z.]{1,20}".prop_map(PathBuf::from));
+    (bind, socket).prop_map(|(bind, socket)| Admin {
+        bind,
+        socket,
+        token: None,
+    })
 }
 
 fn any_global() -> impl Strategy<Value = Global> {

@@ -156,7 +156,7 @@ fn each_address_of_a_name_is_a_backend_named_by_its_address() {
     assert_eq!(found.name, format!("[::1]:{port}"));
     assert_eq!((found.weight, found.priority), (7, 3));
     let state = discovery(&balancer);
-    assert_eq!((state.kind, &*state.name), ("dns", "web.test"));
+    assert_eq!((&*state.kind, &*state.name), ("dns", "web.test"));
     assert_eq!((state.addresses, state.error), (3, None));
     assert!(state.age.is_some());
     let mut greeted: Vec<u8> = (0..3).map(|_| session(&balancer).1).collect();
@@ -375,7 +375,7 @@ fn an_address_that_changes_takes_new_connections_along_and_leaves_old_sessions_a
         let leaving = pool(&balancer).leaving;
         leaving
             .iter()
-            .any(|(name, progress)| *name == gone && progress.active == 1)
+            .any(|one| one.name == gone && one.progress.active == 1)
     });
 }
 
@@ -765,7 +765,7 @@ fn a_file_is_taken_whole_when_it_is_replaced_or_written_in_place() {
     await_members(&balancer, &at(port, &["127.0.0.1", "127.0.0.2"]));
     assert!(echoes(&mut old));
     let state = discovery(&balancer);
-    assert_eq!((state.kind, state.addresses), ("file", 2));
+    assert_eq!((&*state.kind, state.addresses), ("file", 2));
     assert_eq!(state.name, path.to_str().unwrap());
 }
 
