@@ -156,6 +156,7 @@ pub mod admin {
     mod page;
     pub mod server;
     pub mod state;
+    pub mod troubles;
 }
 
 /// Floor 6: threads and their life: workers, the control thread, reload, drain.

@@ -31,6 +31,9 @@ pub struct State {
     /// Sessions ended by a panic, which is a bug.
     pub panics: u64,
     pub reloads: Reloads,
+    /// What somebody has to look after, in words, the worst first.
+    #[serde(default)]
+    pub troubles: Vec<String>,
     pub listeners: Vec<ListenerState>,
     pub pools: Vec<PoolState>,
 }

@@ -10,6 +10,7 @@ use super::super::state;
 use super::Control;
 use crate::admin::ask::{BackendId, BackendSpec, By, Refusal, Reloading, Wanted};
 use crate::admin::state::State;
+use crate::admin::troubles::troubles;
 use crate::balance::backend::Wish;
 use crate::balance::pool::Pool;
 use crate::base::addr::Endpoint;
@@ -39,7 +40,7 @@ impl Control {
             }
             pool
         });
-        State {
+        let mut state = State {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: process::id(),
             uptime: now.since(self.started_at),
@@ -49,9 +50,12 @@ impl Control {
             max_connections: self.shared.process.max(),
             panics: self.shared.panics.load(Relaxed),
             reloads: self.reloads.clone(),
+            troubles: Vec::new(),
             listeners: listeners.collect(),
             pools: pools.collect(),
-        }
+        };
+        state.troubles = troubles(&state, SystemTime::now());
+        state
     }
 
     pub(super) fn note_reload(&mut self, error: Option<String>) {
