@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Extension, Path, Query, Request, State as Shared};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post, put};
@@ -58,6 +58,7 @@ fn table() -> Vec<Entry> {
         entry("/readyz", Level::Read, get(ready)),
         entry("/api/v1/state", Level::Read, get(state)),
         entry("/api/v1/events", Level::Read, get(events::stream)),
+        entry("/api/v1/whoami", Level::Read, get(whoami)),
         entry(backend, Level::Change, post(change)),
         entry(backend, Level::Change, put(add)),
         entry(backend, Level::Change, delete(remove)),
@@ -201,6 +202,28 @@ async fn ready(Shared(api): Shared<Arc<Api>>) -> Result<Response, Response> {
 
 async fn state(Shared(api): Shared<Arc<Api>>) -> Result<Response, Response> {
     Ok(json(StatusCode::OK, &*api.state().await?))
+}
+
+/// Who asks, and whether changes are allowed to them.
+async fn whoami(
+    Shared(api): Shared<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+) -> Response {
+    let authorization = headers
+        .get(header::AUTHORIZATION)
+        .map(HeaderValue::as_bytes);
+    let token = api.token();
+    let may = caller.may(Level::Change, authorization, token.as_deref());
+    let answer = json!({
+        "may_change": may.is_ok(),
+        "token_configured": token.is_some(),
+        "name": match caller {
+            Caller::Stranger(address) if may.is_err() => address.to_string(),
+            caller => caller.name(),
+        },
+    });
+    json(StatusCode::OK, &answer)
 }
 
 async fn change(
