@@ -2,6 +2,7 @@
 //! own, peers that do what a script says, and the invariants that hold after each of them.
 
 pub mod balancer;
+pub mod browser;
 pub mod child;
 pub mod dns;
 pub mod fault;

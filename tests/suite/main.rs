@@ -6,6 +6,7 @@ mod balance_kit;
 mod closing;
 mod config;
 mod config_secure;
+mod dashboard;
 mod demo;
 mod discovery;
 mod draining;

@@ -87,24 +87,38 @@ class Track {
     return (this.values[last] - this.values[from]) / (this.times[last] - this.times[from]);
   }
 
+  series() {
+    const over = at => this.times[at] - this.times[at - 1];
+    return this.values.slice(1).map((value, at) => (value - this.values[at]) / over(at + 1));
+  }
+
   draw(svg) {
-    const rates = [];
-    for (let at = 1; at < this.times.length; at++)
-      rates.push((this.values[at] - this.values[at - 1]) / (this.times[at] - this.times[at - 1]));
-    const top = Math.max(1, ...rates) * 1.1;
-    const left = KEPT - 1 - rates.length;
-    const line = rates.map((rate, at) => `${left + at} ${(23 - 22 * rate / top).toFixed(1)}`).join("L");
+    const series = this.series();
+    const top = Math.max(1, ...series) * 1.1;
+    const left = KEPT - 1 - series.length;
+    const line = series.map((value, at) => `${left + at} ${(23 - 22 * value / top).toFixed(1)}`).join("L");
     const [area, stroke] = svg.children;
     stroke.setAttribute("d", line && "M" + line);
     area.setAttribute("d", line && `M${left} 24L${line}V24Z`);
   }
 }
+
+// What goes up and down, such as open connections.
+class Gauge extends Track {
+  add(time, value) {
+    this.times.push(time);
+    this.values.push(value);
+    if (this.times.length >= KEPT) { this.times.shift(); this.values.shift(); }
+  }
+  series() { return this.values; }
+}
+
 const spark = () => $("spark").content.firstElementChild.cloneNode(true);
 
 let tracks = new Map();
 let sampled = new Map();
-function track(key) {
-  let found = tracks.get(key) ?? new Track();
+function track(key, kind = Track) {
+  const found = tracks.get(key) ?? new kind();
   sampled.set(key, found);
   return found;
 }
@@ -121,6 +135,7 @@ function sample(state) {
   const time = state.uptime_s;
   sampled = new Map();
   const add = (key, value) => track(key).add(time, value);
+  track("active", Gauge).add(time, state.active);
   add("connections", sum(state.listeners, listener => listener.total));
   let [to, from] = [0, 0];
   for (const pool of state.pools) {
@@ -146,7 +161,8 @@ function sample(state) {
 // ---- Top of the page ----
 
 let shownTroubles = false;
-const TROUBLES_SHOWN = 6;
+// Where a few more would be hidden, all are shown.
+const TROUBLES_SHOWN = 6, TROUBLES_FEW = 8;
 
 function summary(state) {
   const all = state.pools.flatMap(pool => pool.backends);
@@ -172,11 +188,12 @@ function summary(state) {
   icon(how);
 
   const list = $("troubles");
-  const shown = state.troubles.slice(0, shownTroubles ? undefined : TROUBLES_SHOWN);
+  const isLong = wrong > TROUBLES_FEW;
+  const shown = state.troubles.slice(0, isLong && !shownTroubles ? TROUBLES_SHOWN : undefined);
   while (list.children.length > shown.length) list.lastChild.remove();
   shown.forEach((trouble, at) => put(list.children[at] ?? list.appendChild(make("li")), trouble));
   hide(list, !wrong);
-  hide($("troubles-more"), wrong <= TROUBLES_SHOWN);
+  hide($("troubles-more"), !isLong);
   put($("troubles-more"), shownTroubles ? "Show fewer" : `Show ${count(wrong - TROUBLES_SHOWN)} more`);
   put($("about"), `${state.version} · pid ${state.pid} · up ${short(state.uptime_s)} · ${some(state.workers, "worker")}`);
 }
@@ -197,10 +214,10 @@ function icon(how) {
   $("icon").href = canvas.toDataURL();
 }
 
-const FIGURES = [["connections", "Open connections"], ["connections", "New connections"], ["to", "To backends"], ["from", "To clients"]];
-const figures = FIGURES.map(([key, name], at) => {
+const FIGURES = [["active", "Open connections"], ["connections", "New connections"], ["to", "To backends"], ["from", "To clients"]];
+const figures = FIGURES.map(([key, name]) => {
   const [value, aside, svg] = [make("span"), make("small"), spark()];
-  $("figures").append(make("div", "", make("dt", "", name), make("dd", "", value, " ", aside, ...(at ? [svg] : []))));
+  $("figures").append(make("div", "", make("dt", "", name), make("dd", "", value, " ", aside), make("dd", "", svg)));
   return { key, value, aside, svg };
 });
 
@@ -210,6 +227,7 @@ function totals(state) {
   put(open.aside, `of ${count(state.max_connections)}`);
   put(fresh.value, perSecond(rates(["connections"])));
   put(fresh.aside, "per second");
+  tracks.get("active").draw(open.svg);
   tracks.get("connections").draw(fresh.svg);
   for (const { key, value, aside, svg } of flows) {
     const rate = rates([key]);
@@ -531,6 +549,7 @@ function hear(event) {
   const state = JSON.parse(event.data);
   heard = performance.now();
   lost(false);
+  put($("link"), "live");
   const one = `${state.pid} ${state.version}`;
   if (one !== process || latest && state.uptime_s < latest.uptime_s) {
     process = one;
@@ -565,8 +584,6 @@ function lost(is) {
     document.title = "(lost) lbd";
     put($("link"), "no connection");
     icon("lost");
-  } else {
-    put($("link"), "live");
   }
 }
 
