@@ -76,7 +76,7 @@ fn a_backend_going_down_is_on_the_page_within_two_seconds() {
     stage.open(&browser);
     browser.until(
         "both are up",
-        "return document.querySelector('h1').textContent === 'All 2 backends up'",
+        "return document.querySelector('h1').textContent === 'Both backends up'",
     );
     assert_eq!(browser.run("return document.title"), "lbd");
     let before = browser.screenshot("all-up");
@@ -117,6 +117,7 @@ fn the_page_says_when_nobody_answers() {
     wait::until("the page says so", || browser.is_visible("#lost"));
     assert!(browser.text("#lost").starts_with("No answer from lbd"));
     assert_eq!(browser.run("return document.title"), "(lost) lbd");
+    assert_eq!(browser.text("h1"), "Unknown: lbd does not answer");
     browser.screenshot("lost");
 }
 
@@ -171,7 +172,7 @@ fn changes_are_offered_to_who_has_the_token() {
     browser.click("#ask-yes");
     browser.until(
         "it is back",
-        "return document.querySelector('h1').textContent === 'All 2 backends up'",
+        "return document.querySelector('h1').textContent === 'Both backends up'",
     );
     browser.click("#key");
     wait::until("it is locked", || {

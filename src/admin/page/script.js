@@ -174,6 +174,7 @@ function summary(state) {
   let text = down ? `${count(down)} of ${some(all.length, "backend")} down`
     : aside || unchecked ? `${count(all.length - aside - unchecked)} of ${some(all.length, "backend")} up`
     : all.length === 1 ? "The one backend is up"
+    : all.length === 2 ? "Both backends up"
     : `All ${count(all.length)} backends up`;
   if (!all.length) text = "No backends";
   if (aside) text += `, ${count(aside)} taken out of service`;
@@ -584,6 +585,9 @@ function lost(is) {
     document.title = "(lost) lbd";
     put($("link"), "no connection");
     icon("lost");
+    // Nobody may take an old "all up" for news.
+    put($("headline"), "Unknown: lbd does not answer");
+    style($("summary"), "");
   }
 }
 
