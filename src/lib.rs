@@ -36,6 +36,7 @@ pub mod wire {
 pub mod observe {
     pub mod access;
     pub mod form;
+    pub mod histogram;
     pub mod log;
 }
 
