@@ -62,6 +62,7 @@ pub mod balance {
     pub mod sources;
     mod suspicion;
     pub mod table;
+    pub mod timings;
     mod traffic;
     mod watch;
 }

@@ -71,6 +71,7 @@ pub struct Worker {
 /// What sessions borrow while they act.
 #[derive(Debug)]
 struct Kit {
+    worker: usize,
     poller: Poller,
     scratch: Box<[u8]>,
     sealed: Box<[u8]>,
@@ -84,6 +85,7 @@ impl Kit {
     fn context<'a>(&'a mut self, now: Moment, process: &'a Arc<ProcessCount>) -> Context<'a> {
         Context {
             now,
+            worker: self.worker,
             poller: &self.poller,
             tools: Tools {
                 scratch: &mut self.scratch,
@@ -119,6 +121,7 @@ impl Worker {
             me,
             version: 0,
             kit: Kit {
+                worker: me,
                 poller,
                 scratch: vec![0; PLAIN_BYTES].into(),
                 sealed: vec![0; SEALED_ROOM].into(),
