@@ -144,6 +144,7 @@ pub mod proxy {
     pub mod route;
     mod securing;
     pub mod session;
+    pub mod tally;
     mod trying;
 }
 

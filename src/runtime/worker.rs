@@ -278,13 +278,13 @@ impl Worker {
         for taken in 0..batch {
             match accept(&socket)? {
                 Accepted::Client(socket, client) => self.place_client(socket, client, &route),
-                Accepted::Gone => route.tally.count_accept_error(),
+                Accepted::Gone(fault) => route.tally.count_accept_error(fault),
                 Accepted::Empty => {
                     self.set_batch(place, taken.max(1));
                     return Ok(());
                 }
-                Accepted::Exhausted(error) => {
-                    route.tally.count_accept_error();
+                Accepted::Exhausted(fault, error) => {
+                    route.tally.count_accept_error(fault);
                     return self.rest(error.into());
                 }
             }
@@ -424,8 +424,8 @@ impl Worker {
             loop {
                 let (socket, client) = match accept(&socket) {
                     Ok(Accepted::Client(socket, client)) => (socket, client),
-                    Ok(Accepted::Gone) => continue,
-                    Ok(Accepted::Empty | Accepted::Exhausted(_)) | Err(_) => break,
+                    Ok(Accepted::Gone(_)) => continue,
+                    Ok(Accepted::Empty | Accepted::Exhausted(..)) | Err(_) => break,
                 };
                 self.open(Arrival {
                     socket,
