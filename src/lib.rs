@@ -36,6 +36,7 @@ pub mod wire {
 pub mod observe {
     pub mod access;
     pub mod form;
+    pub mod histogram;
     pub mod log;
 }
 
@@ -61,6 +62,7 @@ pub mod balance {
     pub mod sources;
     mod suspicion;
     pub mod table;
+    pub mod timings;
     mod traffic;
     mod watch;
 }
@@ -142,6 +144,7 @@ pub mod proxy {
     pub mod route;
     mod securing;
     pub mod session;
+    pub mod tally;
     mod trying;
 }
 

@@ -71,6 +71,15 @@ pub struct ListenerState {
     /// out.
     #[serde(default)]
     pub ended: BTreeMap<String, u64>,
+    /// The same for each pool that clients went to; "" = none.
+    #[serde(default)]
+    pub ended_by_pool: BTreeMap<String, BTreeMap<String, u64>>,
+    /// By reason: aborted, descriptors, memory, other.
+    #[serde(default)]
+    pub accept_errors: BTreeMap<String, u64>,
+    /// The failed ones of `handshakes`, by kind.
+    #[serde(default)]
+    pub handshake_failures: BTreeMap<String, u64>,
 }
 
 /// TLS handshakes of a listener, by version and whether a session was resumed.

@@ -10,6 +10,7 @@ use super::chance::Chance;
 use super::live::Class;
 use super::policy::{Field, Seat};
 use super::pool::{Member, Pool, Record, Tier, View};
+use super::timings::Timed;
 use super::traffic::SessionEnd;
 use crate::base::clock::Moment;
 
@@ -225,6 +226,16 @@ impl<T> Lease<T> {
     /// The session is over; to be told once, of those that were connected. May eject the backend.
     pub fn ended(&self, now: Moment, end: SessionEnd) {
         self.pool.ended(self.index(), now, end);
+    }
+
+    /// Adds to the backend's histograms. `worker`: those of different numbers do not slow each
+    /// other down.
+    #[inline]
+    pub fn took(&self, worker: usize, what: Timed, took: Duration) {
+        self.pool
+            .live(self.index())
+            .timings
+            .record(worker, what, took);
     }
 
     pub fn add_bytes(&self, to_backend: u64, to_client: u64) {

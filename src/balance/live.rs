@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::backend::{Availability, Verdict, Wish, availability};
 use super::latency::Latency;
 use super::suspicion::Waits;
+use super::timings::{Histograms, Timings};
 use crate::base::clock::Moment;
 
 /// A view of one backend's live record. It belongs to the identity, so it outlives reloads and is
@@ -16,6 +17,7 @@ pub struct Live<'a> {
     pub(super) hot: &'a Hot,
     pub(super) counters: &'a Counters,
     pub(super) latency: &'a Latency,
+    pub(super) timings: &'a Timings,
 }
 
 impl Live<'_> {
@@ -43,6 +45,11 @@ impl Live<'_> {
 
     pub fn bytes_to_client(&self) -> u64 {
         self.counters.bytes_to_client.load(Relaxed)
+    }
+
+    /// How long connects, first bytes, sessions and waits in the queue took.
+    pub fn histograms(&self) -> Histograms {
+        self.timings.merged()
     }
 
     /// Connect failures since the last success, over all threads.
@@ -482,6 +489,7 @@ mod tests {
                         hot: &hot,
                         counters: &counters,
                         latency: &Latency::default(),
+                        timings: &Timings::default(),
                     };
                     assert_eq!((live.verdict(), live.wish()), (verdict, wish));
                     for percent in [100, 0, 256, 1] {

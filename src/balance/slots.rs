@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::backend::Verdict;
 use super::latency::Latency;
 use super::live::{Counters, Hot, Live};
+use super::timings::Timings;
 
 /// Records per chunk. Their hot words fill eight cache lines, so a scan of 1000 backends reads
 /// 8 KiB.
@@ -17,6 +18,7 @@ pub(super) struct Chunk {
     hot: [Hot; CHUNK_SLOTS],
     latencies: [Latency; CHUNK_SLOTS],
     counters: [Counters; CHUNK_SLOTS],
+    timings: [Timings; CHUNK_SLOTS],
 }
 
 impl Chunk {
@@ -25,6 +27,7 @@ impl Chunk {
             hot: std::array::from_fn(|_| Hot::new(Verdict::Unchecked)),
             latencies: std::array::from_fn(|_| Latency::default()),
             counters: std::array::from_fn(|_| Counters::default()),
+            timings: std::array::from_fn(|_| Timings::default()),
         }
     }
 
@@ -32,6 +35,7 @@ impl Chunk {
     pub(super) fn begin(&self, slot: usize, verdict: Verdict, joined: bool) {
         self.counters[slot].reset();
         self.latencies[slot].reset();
+        self.timings[slot].reset();
         self.hot[slot].reset(verdict, joined);
     }
 
@@ -83,11 +87,17 @@ impl Slots {
         &self.0[slot / CHUNK_SLOTS].counters[slot % CHUNK_SLOTS]
     }
 
+    fn timings(&self, slot: u32) -> &Timings {
+        let slot = slot as usize;
+        &self.0[slot / CHUNK_SLOTS].timings[slot % CHUNK_SLOTS]
+    }
+
     pub(super) fn live(&self, slot: u32) -> Live<'_> {
         Live {
             hot: self.hot(slot),
             counters: self.counters(slot),
             latency: self.latency(slot),
+            timings: self.timings(slot),
         }
     }
 }

@@ -126,9 +126,38 @@ pub enum Accepted {
     /// Nobody waits.
     Empty,
     /// The client left before it was accepted, or the like: go on.
-    Gone,
+    Gone(AcceptFault),
     /// Descriptors or memory ran out: pause, then try again.
-    Exhausted(Errno),
+    Exhausted(AcceptFault, Errno),
+}
+
+/// Why a client that waited was not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AcceptFault {
+    /// The client left, or the network lost it.
+    Aborted,
+    Descriptors,
+    Memory,
+    Other,
+}
+
+impl AcceptFault {
+    /// In the order of the discriminants.
+    pub const ALL: [AcceptFault; 4] = [
+        AcceptFault::Aborted,
+        AcceptFault::Descriptors,
+        AcceptFault::Memory,
+        AcceptFault::Other,
+    ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            AcceptFault::Aborted => "aborted",
+            AcceptFault::Descriptors => "descriptors",
+            AcceptFault::Memory => "memory",
+            AcceptFault::Other => "other",
+        }
+    }
 }
 
 /// Accepts one connection. Errors: those that no later try can mend.
@@ -138,21 +167,23 @@ pub fn accept(listener: impl AsFd) -> io::Result<Accepted> {
         Err(Errno::AGAIN) => Ok(Accepted::Empty),
         // accept(2) passes on errors that are pending on the new connection.
         Err(
-            Errno::INTR
-            | Errno::CONNABORTED
+            Errno::CONNABORTED
             | Errno::PROTO
-            | Errno::PERM
             | Errno::NETDOWN
-            | Errno::NOPROTOOPT
             | Errno::HOSTDOWN
             | Errno::NONET
             | Errno::HOSTUNREACH
-            | Errno::OPNOTSUPP
             | Errno::NETUNREACH
             | Errno::TIMEDOUT,
-        ) => Ok(Accepted::Gone),
-        Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
-            Ok(Accepted::Exhausted(error))
+        ) => Ok(Accepted::Gone(AcceptFault::Aborted)),
+        Err(Errno::INTR | Errno::PERM | Errno::NOPROTOOPT | Errno::OPNOTSUPP) => {
+            Ok(Accepted::Gone(AcceptFault::Other))
+        }
+        Err(error @ (Errno::MFILE | Errno::NFILE)) => {
+            Ok(Accepted::Exhausted(AcceptFault::Descriptors, error))
+        }
+        Err(error @ (Errno::NOBUFS | Errno::NOMEM)) => {
+            Ok(Accepted::Exhausted(AcceptFault::Memory, error))
         }
         Err(error) => Err(error.into()),
     }

@@ -109,7 +109,11 @@ impl Account {
     }
 
     pub(super) fn close(&self, closing: Closing<'_>, cx: &mut Context<'_>) {
-        self.route.tally.count_end(closing.termination);
+        let pool = match &self.upstream {
+            Some(upstream) => upstream.pool.name(),
+            None => "",
+        };
+        self.route.ends.count(pool, closing.termination);
         let learnt = self.learnt.as_deref();
         let alpn = learnt.and_then(|learnt| learnt.offers.first());
         let alpn = alpn.map_or(&[][..], |first| first);
@@ -117,10 +121,7 @@ impl Account {
         let record = Record {
             listener: &self.route.listener,
             client: self.client,
-            pool: self
-                .upstream
-                .as_ref()
-                .map_or("", |upstream| upstream.pool.name()),
+            pool,
             backend: closing.backend,
             sni: self.name().unwrap_or(""),
             alpn: &String::from_utf8_lossy(alpn),

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::route::{ProcessCount, Route, Tally};
+use super::route::{ProcessCount, Route};
+use super::tally::Tally;
 use crate::balance::networks::Networks;
 use crate::balance::sources::{Excess, Sources, Stay};
 use crate::base::addr::ClientAddr;

@@ -14,6 +14,8 @@ use crate::relay::direction::Tools;
 /// The worker's things that a session borrows while it acts.
 pub struct Context<'a> {
     pub now: Moment,
+    /// Its number, from 0.
+    pub worker: usize,
     pub poller: &'a Poller,
     pub tools: Tools<'a>,
     pub chance: &'a mut Chance,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::connecting::Connected;
 use crate::balance::pool::{Lease, SessionEnd};
+use crate::balance::timings::Timed;
 use crate::base::addr::Endpoint;
 use crate::base::clock::Moment;
 use crate::base::ending::Termination;
@@ -43,7 +44,7 @@ pub(super) enum Silence {
 }
 
 impl Relaying {
-    pub(super) fn new(connected: Connected, now: Moment) -> Self {
+    pub(super) fn new(connected: Connected, worker: usize, now: Moment) -> Self {
         let Connected {
             client,
             backend,
@@ -55,6 +56,10 @@ impl Relaying {
             queued,
             failed_tries,
         } = connected;
+        lease.took(worker, Timed::Connect, took);
+        if !queued.is_zero() {
+            lease.took(worker, Timed::Queue, queued);
+        }
         Relaying {
             duplex: Duplex::new(client, backend, (to_backend, to_client), secured, now),
             lease,
@@ -74,12 +79,14 @@ impl Relaying {
     }
 
     /// To be called when bytes may have moved: looks for the backend's first.
-    pub(super) fn note_first_byte(&mut self, now: Moment) {
+    pub(super) fn note_first_byte(&mut self, worker: usize, now: Moment) {
         if self.first_byte.is_some() {
             return;
         }
         if self.duplex.bytes_to_client() > 0 {
-            self.first_byte = Some(now.since(self.connected_at));
+            let took = now.since(self.connected_at);
+            self.first_byte = Some(took);
+            self.lease.took(worker, Timed::FirstByte, took);
             // A client that connects long before it speaks does not make its backend slow.
             let since = self.asked_at.unwrap_or(self.connected_at);
             self.lease.first_byte(now, now.since(since));

@@ -1,7 +1,6 @@
-//! Where a listener's clients go, and what is counted of them.
+//! Where a listener's clients go.
 
 use std::sync::atomic::AtomicU32;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -10,11 +9,11 @@ use rustls::Error;
 use rustls::pki_types::ServerName;
 
 use super::admission::Gate;
+use super::tally::{Ends, Tally};
 use crate::balance::key::{HashKey, HashSeed};
 use crate::balance::networks::Networks;
 use crate::balance::pool::Pool;
 use crate::base::addr::{ClientAddr, Endpoint};
-use crate::base::ending::Termination;
 use crate::base::host::NamePattern;
 use crate::config::settings::{Drain, Queue, SendProxy};
 use crate::tls::client::Connector;
@@ -35,6 +34,7 @@ pub struct Route {
     /// For those that no rule fits.
     pub upstream: Option<Arc<Upstream>>,
     pub tally: Arc<Tally>,
+    pub ends: Ends,
 }
 
 /// Who sends a header, and by when it is to be there.
@@ -191,106 +191,6 @@ impl Upstream {
     }
 }
 
-/// Live counters of one listener name; they outlive reloads.
-#[derive(Debug)]
-pub struct Tally {
-    active: AtomicU32,
-    total: AtomicU64,
-    /// By `Termination as usize`.
-    ended: [AtomicU64; Termination::ALL.len()],
-    accept_errors: AtomicU64,
-    /// TLS 1.2 full and resumed, TLS 1.3 full and resumed.
-    handshakes: [AtomicU64; 4],
-    failed_handshakes: AtomicU64,
-}
-
-/// TLS handshakes of a listener.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Handshakes {
-    pub full_12: u64,
-    pub resumed_12: u64,
-    pub full_13: u64,
-    pub resumed_13: u64,
-    pub failed: u64,
-}
-
-impl Tally {
-    pub fn new() -> Self {
-        Tally {
-            active: AtomicU32::new(0),
-            total: AtomicU64::new(0),
-            ended: [const { AtomicU64::new(0) }; Termination::ALL.len()],
-            accept_errors: AtomicU64::new(0),
-            handshakes: [const { AtomicU64::new(0) }; 4],
-            failed_handshakes: AtomicU64::new(0),
-        }
-    }
-
-    pub fn active(&self) -> u32 {
-        self.active.load(Relaxed)
-    }
-
-    pub fn total(&self) -> u64 {
-        self.total.load(Relaxed)
-    }
-
-    pub fn ended(&self, termination: Termination) -> u64 {
-        self.ended[termination as usize].load(Relaxed)
-    }
-
-    pub fn accept_errors(&self) -> u64 {
-        self.accept_errors.load(Relaxed)
-    }
-
-    pub fn count_accept_error(&self) {
-        self.accept_errors.fetch_add(1, Relaxed);
-    }
-
-    pub fn handshakes(&self) -> Handshakes {
-        let [full_12, resumed_12, full_13, resumed_13] =
-            [0, 1, 2, 3].map(|kind: usize| self.handshakes[kind].load(Relaxed));
-        Handshakes {
-            full_12,
-            resumed_12,
-            full_13,
-            resumed_13,
-            failed: self.failed_handshakes.load(Relaxed),
-        }
-    }
-
-    pub(super) fn count_handshake(&self, version: &str, resumed: bool) {
-        let kind = usize::from(version == "1.3") * 2 + usize::from(resumed);
-        self.handshakes[kind].fetch_add(1, Relaxed);
-    }
-
-    pub(super) fn count_failed_handshake(&self) {
-        self.failed_handshakes.fetch_add(1, Relaxed);
-    }
-
-    pub(super) fn count_arrival(&self) {
-        self.total.fetch_add(1, Relaxed);
-    }
-
-    /// Counts one more connection, unless there are `max`; 0 = no limit.
-    pub(super) fn take_place(&self, max: u32) -> bool {
-        take_one(&self.active, if max == 0 { u32::MAX } else { max })
-    }
-
-    pub(super) fn give_back_place(&self) {
-        self.active.fetch_sub(1, Relaxed);
-    }
-
-    pub(super) fn count_end(&self, termination: Termination) {
-        self.ended[termination as usize].fetch_add(1, Relaxed);
-    }
-}
-
-impl Default for Tally {
-    fn default() -> Self {
-        Tally::new()
-    }
-}
-
 /// Client connections of the whole process.
 #[derive(Debug)]
 pub struct ProcessCount {
@@ -330,7 +230,7 @@ impl ProcessCount {
 
 /// Workers count at the same time: what is over the limit is never counted, not even for a moment
 /// in which it could keep another out.
-fn take_one(active: &AtomicU32, max: u32) -> bool {
+pub(super) fn take_one(active: &AtomicU32, max: u32) -> bool {
     let one_more = |count: u32| (count < max).then(|| count + 1);
     active.fetch_update(Relaxed, Relaxed, one_more).is_ok()
 }

@@ -13,6 +13,7 @@ use crate::base::ending::{Phase, Termination};
 use crate::net::peer::Peer;
 use crate::net::poller::Readiness;
 use crate::tls::stream::{SEALED_BYTES, TlsStream};
+use crate::tls::fault::Kind;
 use crate::tls::{fault, subject};
 
 /// A client whose handshake is not over.
@@ -116,7 +117,7 @@ impl Securing {
             let deadline = self.deadline;
             return Outcome::Waits(self, deadline);
         }
-        account.route.tally.count_failed_handshake();
+        account.route.tally.count_failed_handshake(Kind::Timeout);
         self.refused(Termination::TlsTimeout, "", false)
     }
 
@@ -173,7 +174,10 @@ impl Securing {
             .as_ref()
             .is_some_and(|about| about.not_after < SystemTime::now())
         {
-            account.route.tally.count_failed_handshake();
+            account
+                .route
+                .tally
+                .count_failed_handshake(Kind::Certificate);
             return self.refused(Termination::TlsFailed, "cert_expired", false);
         }
         let learnt = account.learn();
@@ -212,14 +216,18 @@ impl Securing {
 
     /// The client broke the rules, or nothing could be agreed on; it is told, if it listens.
     fn broken(mut self, error: &rustls::Error, account: &Account) -> Outcome {
-        account.route.tally.count_failed_handshake();
+        let word = fault::word(error);
+        account
+            .route
+            .tally
+            .count_failed_handshake(Kind::of(word));
         if let Stage::Handshake { tls, flight, sent } = &mut self.stage {
             let _ = match flight.is_empty() {
                 true => self.client.transmit(tls.control(), false),
                 false => self.client.transmit(&flight[*sent..], false),
             };
         }
-        self.refused(Termination::TlsFailed, fault::word(error), true)
+        self.refused(Termination::TlsFailed, word, true)
     }
 
     pub(super) fn refused(

@@ -357,7 +357,7 @@ impl Session {
                 Next::WaitsUntil(at)
             }
             connecting::Outcome::Connected(connected) => {
-                self.stage = Some(Stage::Relaying(Relaying::new(connected, cx.now)));
+                self.stage = Some(Stage::Relaying(Relaying::new(connected, cx.worker, cx.now)));
                 self.relay(cx)
             }
             connecting::Outcome::Failed(failed) => {

@@ -17,7 +17,8 @@ use crate::config::settings::{self, Probe, Settings};
 use crate::discovery::book::Book;
 use crate::discovery::members::{Gathered, gather};
 use crate::proxy::admission::Gate;
-use crate::proxy::route::{HeaderRule, Limits, Newest, Route, Rule, Tally, Upstream};
+use crate::proxy::route::{HeaderRule, Limits, Newest, Route, Rule, Upstream};
+use crate::proxy::tally::Tally;
 
 /// A failure counts as no less with `least_latency`, however soon connects are given up.
 const FAILURE_LATENCY_MIN: Duration = Duration::from_secs(1);
@@ -127,6 +128,14 @@ impl Plan {
     fn over(upstreams: Vec<Arc<Upstream>>, settings: &Settings, registry: &mut Registry) -> Plan {
         let routes = settings.listeners.iter().map(|listener| {
             let upstream_at = |pool: usize| upstreams[pool].clone();
+            let tally = registry
+                .tallies
+                .entry(listener.name.clone())
+                .or_default()
+                .clone();
+            let pools = listener.routes.iter().map(|rule| rule.pool);
+            let pools = pools.chain(listener.pool);
+            let ends = tally.ends(pools.map(|pool| upstreams[pool].pool.name()));
             Arc::new(Route {
                 listener: listener.name.clone(),
                 limits: Limits {
@@ -143,11 +152,8 @@ impl Plan {
                 tls: registry.securing.of_listener(listener),
                 rules: rules(listener, upstream_at),
                 upstream: listener.pool.map(upstream_at),
-                tally: registry
-                    .tallies
-                    .entry(listener.name.clone())
-                    .or_default()
-                    .clone(),
+                tally,
+                ends,
             })
         });
         Plan {
@@ -239,6 +245,9 @@ impl Registry {
             .forget_pools(|name| settings.pools.iter().any(|pool| pool.name == name));
         self.tallies
             .retain(|name, _| settings.listeners.iter().any(|one| one.name == *name));
+        for tally in self.tallies.values() {
+            tally.forget_pools(|name| settings.pools.iter().any(|pool| pool.name == name));
+        }
         self.sources
             .retain(|name, _| settings.listeners.iter().any(|one| one.name == *name));
     }

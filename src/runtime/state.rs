@@ -1,5 +1,6 @@
 //! Gathers everything worth showing, at one moment.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::draining::Draining;
@@ -10,17 +11,20 @@ use crate::base::addr::Endpoint;
 use crate::base::clock::Moment;
 use crate::base::ending::Termination;
 use crate::config::settings::{Identity, Listener, ListenerTls};
+use crate::net::listen::AcceptFault;
 use crate::proxy::route::{Route, Upstream};
+use crate::tls::fault::Kind;
 
 /// A listener, without what only its settings say.
 pub(super) fn listener(route: &Route, addresses: Vec<Endpoint>) -> ListenerState {
-    let handshakes = route.tally.handshakes();
+    let tally = &route.tally;
+    let (handshakes, ended) = (tally.handshakes(), tally.ended());
     ListenerState {
         name: route.listener.clone(),
         addresses,
-        active: route.tally.active(),
+        active: tally.active(),
         max_connections: route.limits.max_connections,
-        total: route.tally.total(),
+        total: tally.total(),
         handshakes: Handshakes {
             full_12: handshakes.full_12,
             resumed_12: handshakes.resumed_12,
@@ -30,12 +34,37 @@ pub(super) fn listener(route: &Route, addresses: Vec<Endpoint>) -> ListenerState
         },
         certificates: Vec::new(),
         certificate_errors: 0,
-        ended: Termination::ALL
+        ended: sums(&ended),
+        ended_by_pool: ended
             .into_iter()
-            .map(|word| (word.as_str().to_owned(), route.tally.ended(word)))
+            .map(|(pool, counts)| (pool, words(&counts)))
+            .collect(),
+        accept_errors: AcceptFault::ALL
+            .iter()
+            .map(|&fault| (fault.as_str().to_owned(), tally.accept_errors(fault)))
+            .filter(|(_, count)| *count > 0)
+            .collect(),
+        handshake_failures: Kind::ALL
+            .iter()
+            .map(|&kind| (kind.as_str().to_owned(), tally.failed_handshakes(kind)))
             .filter(|(_, count)| *count > 0)
             .collect(),
     }
+}
+
+fn words(ends: &[(Termination, u64)]) -> BTreeMap<String, u64> {
+    ends.iter()
+        .map(|(word, count)| (word.as_str().to_owned(), *count))
+        .collect()
+}
+
+/// Over all pools.
+fn sums(ended: &BTreeMap<String, Vec<(Termination, u64)>>) -> BTreeMap<String, u64> {
+    let mut sums = BTreeMap::new();
+    for (word, count) in ended.values().flatten() {
+        *sums.entry(word.as_str().to_owned()).or_default() += count;
+    }
+    sums
 }
 
 /// What a listener shows its clients.

@@ -71,6 +71,7 @@ pub struct Worker {
 /// What sessions borrow while they act.
 #[derive(Debug)]
 struct Kit {
+    worker: usize,
     poller: Poller,
     scratch: Box<[u8]>,
     sealed: Box<[u8]>,
@@ -84,6 +85,7 @@ impl Kit {
     fn context<'a>(&'a mut self, now: Moment, process: &'a Arc<ProcessCount>) -> Context<'a> {
         Context {
             now,
+            worker: self.worker,
             poller: &self.poller,
             tools: Tools {
                 scratch: &mut self.scratch,
@@ -119,6 +121,7 @@ impl Worker {
             me,
             version: 0,
             kit: Kit {
+                worker: me,
                 poller,
                 scratch: vec![0; PLAIN_BYTES].into(),
                 sealed: vec![0; SEALED_ROOM].into(),
@@ -275,13 +278,13 @@ impl Worker {
         for taken in 0..batch {
             match accept(&socket)? {
                 Accepted::Client(socket, client) => self.place_client(socket, client, &route),
-                Accepted::Gone => route.tally.count_accept_error(),
+                Accepted::Gone(fault) => route.tally.count_accept_error(fault),
                 Accepted::Empty => {
                     self.set_batch(place, taken.max(1));
                     return Ok(());
                 }
-                Accepted::Exhausted(error) => {
-                    route.tally.count_accept_error();
+                Accepted::Exhausted(fault, error) => {
+                    route.tally.count_accept_error(fault);
                     return self.rest(error.into());
                 }
             }
@@ -421,8 +424,8 @@ impl Worker {
             loop {
                 let (socket, client) = match accept(&socket) {
                     Ok(Accepted::Client(socket, client)) => (socket, client),
-                    Ok(Accepted::Gone) => continue,
-                    Ok(Accepted::Empty | Accepted::Exhausted(_)) | Err(_) => break,
+                    Ok(Accepted::Gone(_)) => continue,
+                    Ok(Accepted::Empty | Accepted::Exhausted(..)) | Err(_) => break,
                 };
                 self.open(Arrival {
                     socket,

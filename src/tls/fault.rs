@@ -41,6 +41,61 @@ pub fn word(error: &Error) -> &'static str {
     }
 }
 
+/// What a handshake failed of, so coarsely that it is counted by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The peer's certificate.
+    Certificate,
+    /// A revocation list of ours.
+    RevocationList,
+    /// The peer says that it is us.
+    Alert,
+    /// Nothing in common: version, suite, group or protocol.
+    NothingInCommon,
+    /// The peer broke the rules, or does not speak TLS.
+    Protocol,
+    Timeout,
+    /// A fault of ours.
+    Internal,
+}
+
+impl Kind {
+    /// In the order of the discriminants.
+    pub const ALL: [Kind; 7] = [
+        Kind::Certificate,
+        Kind::RevocationList,
+        Kind::Alert,
+        Kind::NothingInCommon,
+        Kind::Protocol,
+        Kind::Timeout,
+        Kind::Internal,
+    ];
+
+    /// Of what [`word`] says.
+    pub fn of(word: &str) -> Kind {
+        match word.split_once('_') {
+            Some(("cert", _)) => Kind::Certificate,
+            Some(("crl", _)) => Kind::RevocationList,
+            Some(("alert", _)) => Kind::Alert,
+            Some(("no", _)) => Kind::NothingInCommon,
+            _ if word == "internal" => Kind::Internal,
+            _ => Kind::Protocol,
+        }
+    }
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Kind::Certificate => "certificate",
+            Kind::RevocationList => "revocation_list",
+            Kind::Alert => "alert",
+            Kind::NothingInCommon => "nothing_in_common",
+            Kind::Protocol => "protocol",
+            Kind::Timeout => "timeout",
+            Kind::Internal => "internal",
+        }
+    }
+}
+
 #[allow(deprecated, reason = "a verifier may still give them")]
 fn certificate_word(why: &CertificateError) -> &'static str {
     use CertificateError::*;

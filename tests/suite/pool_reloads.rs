@@ -7,6 +7,7 @@ use lbd::balance::ejection::Ejection;
 use lbd::balance::policy::PolicyKind;
 use lbd::balance::pool::{Candidates, MemberSpec, PoolSpec};
 use lbd::balance::table::Table;
+use lbd::balance::timings::Timed;
 
 fn probed(policy: PolicyKind, members: Vec<MemberSpec<usize>>) -> PoolSpec<usize> {
     let spec = spec(policy, members);
@@ -30,6 +31,7 @@ fn a_reload_keeps_what_is_known_of_a_backend() {
     let lease = pick(&old, &mut chance).unwrap();
     lease.connected(NOW, TOOK);
     lease.add_bytes(10, 20);
+    lease.took(0, Timed::Connect, TOOK);
     lease.connect_failed(NOW, TOOK);
     old.set_verdict(1, Verdict::Down, NOW);
     old.set_wish(2, Wish::Drain, NOW);
@@ -54,6 +56,8 @@ fn a_reload_keeps_what_is_known_of_a_backend() {
     );
     assert_eq!((live.bytes_to_backend(), live.bytes_to_client()), (10, 20));
     lease.add_bytes(1, 2);
+    lease.took(1, Timed::Connect, TOOK);
+    assert_eq!(live.histograms().connect.count(), 2);
     assert_eq!((live.bytes_to_backend(), live.bytes_to_client()), (11, 22));
     drop(lease);
     assert_eq!(
@@ -87,9 +91,10 @@ fn limits_count_leases_from_before_the_reload() {
 fn another_address_is_another_backend() {
     let table = Table::new();
     let old = reload(&table, probed(PolicyKind::Failover, members(&[1])));
-    pick(&old, &mut Chance::seeded(0))
-        .unwrap()
-        .connected(NOW, TOOK);
+    let lease = pick(&old, &mut Chance::seeded(0)).unwrap();
+    lease.connected(NOW, TOOK);
+    lease.took(0, Timed::Connect, TOOK);
+    drop(lease);
     old.set_verdict(0, Verdict::Down, NOW);
     let moved = MemberSpec {
         identity: "198.51.100.1:80".into(),
@@ -98,6 +103,13 @@ fn another_address_is_another_backend() {
     let new = reload(&table, probed(PolicyKind::Failover, vec![moved]));
     assert_eq!(new.state(0, NOW), State::Unchecked);
     assert_eq!(new.live(0).connections_total(), 0);
+    drop((old, new));
+    // By now there are two places that nobody has: of each another backend begins.
+    let others = (2..4).map(|name| member(name, 1)).collect();
+    let others = reload(&table, probed(PolicyKind::Failover, others));
+    for index in 0..2 {
+        assert!(others.live(index).histograms().connect.is_empty());
+    }
 }
 
 #[test]

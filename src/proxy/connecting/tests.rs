@@ -111,6 +111,7 @@ fn with_client(test: impl FnOnce(Peer, &mut Context<'_>)) {
     accepted.set_nonblocking(true).unwrap();
     let log = AccessLog::open(&Target::Off, Format::Text).unwrap();
     let mut cx = Context {
+        worker: 0,
         now: Moment::now(),
         poller: &Poller::new().unwrap(),
         tools: Tools {

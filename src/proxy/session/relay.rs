@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Next, Session, Stage};
+use crate::balance::timings::Timed;
 use crate::base::addr::Side;
 use crate::base::clock::Moment;
 use crate::base::ending::{Phase, RelayPath, Termination};
@@ -26,7 +27,7 @@ impl Session {
             return Next::Over;
         };
         let step = relaying.duplex.advance(&mut cx.tools, cx.poller, cx.now);
-        relaying.note_first_byte(cx.now);
+        relaying.note_first_byte(cx.worker, cx.now);
         match step {
             Step::Waits => {
                 // The alarm that stands may be that of the connect, or the look at a session
@@ -126,6 +127,8 @@ impl Session {
         relaying.duplex.release(&mut cx.tools);
         relaying.report_bytes();
         relaying.report_end(termination, cx.now);
+        let lived = cx.now.since(self.account.accepted_at);
+        relaying.lease.took(cx.worker, Timed::Session, lived);
         let duplex = &relaying.duplex;
         self.account.close(
             Closing {

@@ -65,3 +65,21 @@ fn every_alert_that_a_peer_may_send_has_a_word_of_its_own() {
     };
     assert!(words.iter().all(plain));
 }
+
+#[test]
+fn what_a_handshake_failed_of_is_told_by_the_word() {
+    for (word, kind) in [
+        ("cert_expired", Kind::Certificate),
+        ("crl_missing", Kind::RevocationList),
+        ("alert_unknown_ca", Kind::Alert),
+        ("no_common_suite", Kind::NothingInCommon),
+        ("not_tls", Kind::Protocol),
+        ("flood", Kind::Protocol),
+        ("internal", Kind::Internal),
+    ] {
+        assert_eq!(Kind::of(word), kind, "{word}");
+    }
+    for (index, kind) in Kind::ALL.into_iter().enumerate() {
+        assert_eq!(kind as usize, index);
+    }
+}

@@ -303,6 +303,10 @@ impl Balancer {
                 self.records().len() as u64 >= total
             });
         }
+        for one in &self.state().listeners {
+            let ends = one.ended_by_pool.values().flat_map(|ends| ends.values());
+            assert_eq!(ends.sum::<u64>(), one.total, "each session ends once");
+        }
         self.stop();
         wait::until("the balancer has stopped", || thread.is_finished());
         thread.join().unwrap().expect("no worker failed");

@@ -143,8 +143,11 @@ fn clients_without_a_common_protocol_or_version_are_told_so() {
         assert_eq!(record.text("phase"), "tls");
         assert_eq!(record.text("sni"), "web.test");
     }
-    let handshakes = bench.balancer.state().listeners[0].handshakes;
+    let listener = bench.balancer.state().listeners.remove(0);
+    let handshakes = listener.handshakes;
     assert_eq!((handshakes.failed, handshakes.full_13), (2, 0));
+    assert_eq!(listener.handshake_failures["nothing_in_common"], 2);
+    assert_eq!(listener.ended_by_pool[""]["tls_failed"], 2);
 }
 
 #[test]
