@@ -156,6 +156,7 @@ pub mod admin {
     pub mod client;
     mod events;
     mod form;
+    pub mod metrics;
     mod page;
     pub mod server;
     pub mod state;
@@ -177,6 +178,7 @@ pub mod runtime {
     mod plan;
     pub mod probing;
     mod rebalancing;
+    mod recent;
     mod renewing;
     mod securing;
     pub mod sessions;

@@ -1,7 +1,7 @@
 //! The admin HTTP interface: one table of what can be asked for, and what each entry answers.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use super::access::{Caller, Denied, Level};
 use super::ask::{Ask, BackendId, BackendSpec, By, Refusal, Reply, Wanted};
 use super::events;
+use super::metrics;
 use super::page;
 use super::state::State;
 
@@ -56,6 +57,7 @@ fn table() -> Vec<Entry> {
         entry("/", Level::Read, get(page::show)),
         entry("/healthz", Level::Read, get(async || "ok\n")),
         entry("/readyz", Level::Read, get(ready)),
+        entry("/metrics", Level::Read, get(measure)),
         entry("/api/v1/state", Level::Read, get(state)),
         entry("/api/v1/events", Level::Read, get(events::stream)),
         entry("/api/v1/whoami", Level::Read, get(whoami)),
@@ -198,6 +200,15 @@ async fn ready(Shared(api): Shared<Arc<Api>>) -> Result<Response, Response> {
         false => Ok("ready\n".into_response()),
         true => Ok((StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response()),
     }
+}
+
+async fn measure(Shared(api): Shared<Arc<Api>>) -> Result<Response, Response> {
+    let sample = api.ask(Ask::Sample).await?;
+    let kind = [(
+        header::CONTENT_TYPE,
+        "text/plain; version=0.0.4; charset=utf-8",
+    )];
+    Ok((kind, metrics::text(&sample, SystemTime::now())).into_response())
 }
 
 async fn state(Shared(api): Shared<Arc<Api>>) -> Result<Response, Response> {

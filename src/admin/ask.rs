@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use super::metrics::Sample;
 use super::state::State;
 
 /// Where an answer goes; nobody may be waiting for it any more.
@@ -14,6 +15,8 @@ pub type Reply<T> = oneshot::Sender<T>;
 #[derive(Debug)]
 pub enum Ask {
     State(Reply<State>),
+    /// The state, and what else is counted.
+    Sample(Reply<Box<Sample>>),
     /// Change a backend of a pool.
     Change {
         backend: BackendId,

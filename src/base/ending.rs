@@ -134,6 +134,14 @@ pub enum RelayPath {
 }
 
 impl RelayPath {
+    /// In the order of the discriminants.
+    pub const ALL: [RelayPath; 4] = [
+        RelayPath::None,
+        RelayPath::Copy,
+        RelayPath::Splice,
+        RelayPath::Tls,
+    ];
+
     pub const fn as_str(self) -> &'static str {
         match self {
             RelayPath::None => "",

@@ -32,7 +32,7 @@ pub(crate) fn admin(table: &Reader<'_>) -> Admin {
     });
     Admin {
         bind,
-        socket: table.parsed("socket", "a file path in quotes", |text| socket(text)),
+        socket: table.parsed("socket", "a file path in quotes", socket),
         token: token.and_then(|found| found.value),
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::route::ProcessCount;
+use super::tally::Relayed;
 use crate::balance::chance::Chance;
 use crate::balance::queue::Wake;
 use crate::base::clock::Moment;
@@ -20,6 +21,7 @@ pub struct Context<'a> {
     pub tools: Tools<'a>,
     pub chance: &'a mut Chance,
     pub log: &'a mut LineWriter,
+    pub relayed: &'a Relayed,
     pub process: &'a Arc<ProcessCount>,
     /// Wakes a session of this worker, by the number of its client's [`Token`](crate::net::poller::Token).
     pub bell: &'a Arc<dyn Wake>,

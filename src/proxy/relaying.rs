@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use super::connecting::Connected;
+use super::tally::Relayed;
 use crate::balance::pool::{Lease, SessionEnd};
 use crate::balance::timings::Timed;
 use crate::base::addr::Endpoint;
 use crate::base::clock::Moment;
-use crate::base::ending::Termination;
+use crate::base::ending::{RelayPath, Termination};
 use crate::base::wheel::TICK;
 use crate::observe::access::FailedTry;
 use crate::relay::duplex::Duplex;
@@ -23,6 +24,8 @@ pub(super) struct Relaying {
     pub(super) first_byte: Option<Duration>,
     /// When the client's first byte had gone to the backend, which could answer from then on.
     asked_at: Option<Moment>,
+    /// When the alarm is set to that looks at deadlines and reports bytes.
+    pub(super) look_at: Moment,
     /// Bytes already added to the backend's totals, to it and to the client.
     pub(super) reported: (u64, u64),
     /// What both peers had acknowledged at the last look, when that last grew, and when that
@@ -34,6 +37,10 @@ pub(super) struct Relaying {
     /// Whether it was half-closed when its alarm was set; `None` while it is the connect's.
     pub(super) alarm_for: Option<bool>,
 }
+
+/// Bytes are in the totals no later than this after they moved, so that a long transfer is seen
+/// while it lasts.
+pub(super) const REPORTED_WITHIN: Duration = Duration::from_secs(5);
 
 /// How a relay's silence stands against its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +76,7 @@ impl Relaying {
             connected_at: now,
             first_byte: None,
             asked_at: None,
+            look_at: now,
             reported: (0, 0),
             acknowledged: 0,
             progress_at: now,
@@ -147,8 +155,25 @@ impl Relaying {
         Silence::LookAgain(if under_way { soon.min(end) } else { end })
     }
 
-    /// Adds what moved since the last time to the backend's totals.
-    pub(super) fn report_bytes(&mut self) {
+    /// How the bytes are moved now.
+    pub(super) fn path(&self) -> RelayPath {
+        if self.duplex.is_secured() {
+            RelayPath::Tls
+        } else if self.duplex.spliced() {
+            RelayPath::Splice
+        } else {
+            RelayPath::Copy
+        }
+    }
+
+    /// Whether bytes moved just now and the next look at them, which would report them, is too far
+    /// away.
+    pub(super) fn looks_too_late(&self, now: Moment) -> bool {
+        self.duplex.moved_at == now && self.look_at > now + REPORTED_WITHIN
+    }
+
+    /// Adds what moved since the last time to the totals of the backend and of the worker.
+    pub(super) fn report_bytes(&mut self, relayed: &Relayed) {
         let bytes = (
             self.duplex.bytes_to_backend(),
             self.duplex.bytes_to_client(),
@@ -156,6 +181,7 @@ impl Relaying {
         let (to_backend, to_client) = (bytes.0 - self.reported.0, bytes.1 - self.reported.1);
         if to_backend > 0 || to_client > 0 {
             self.lease.add_bytes(to_backend, to_client);
+            relayed.add(self.path(), to_backend + to_client);
             self.reported = bytes;
         }
     }

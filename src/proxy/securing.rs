@@ -12,8 +12,8 @@ use crate::base::clock::Moment;
 use crate::base::ending::{Phase, Termination};
 use crate::net::peer::Peer;
 use crate::net::poller::Readiness;
-use crate::tls::stream::{SEALED_BYTES, TlsStream};
 use crate::tls::fault::Kind;
+use crate::tls::stream::{SEALED_BYTES, TlsStream};
 use crate::tls::{fault, subject};
 
 /// A client whose handshake is not over.
@@ -217,10 +217,7 @@ impl Securing {
     /// The client broke the rules, or nothing could be agreed on; it is told, if it listens.
     fn broken(mut self, error: &rustls::Error, account: &Account) -> Outcome {
         let word = fault::word(error);
-        account
-            .route
-            .tally
-            .count_failed_handshake(Kind::of(word));
+        account.route.tally.count_failed_handshake(Kind::of(word));
         if let Stage::Handshake { tls, flight, sent } = &mut self.stage {
             let _ = match flight.is_empty() {
                 true => self.client.transmit(tls.control(), false),

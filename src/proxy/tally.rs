@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::route::take_one;
-use crate::base::ending::Termination;
+use crate::base::ending::{RelayPath, Termination};
 use crate::net::listen::AcceptFault;
 use crate::tls::fault::Kind;
 
@@ -50,6 +50,14 @@ pub struct Ends {
     pools: HashMap<String, Arc<EndCounts>>,
 }
 
+/// Bytes that one worker relayed, both ways together.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Relayed(
+    /// By `RelayPath as usize`.
+    [AtomicU64; RelayPath::ALL.len()],
+);
+
 impl Tally {
     pub fn active(&self) -> u32 {
         self.active.load(Relaxed)
@@ -83,7 +91,8 @@ impl Tally {
 
     /// Forgets the ends in pools that are not configured any more.
     pub fn forget_pools(&self, exists: impl Fn(&str) -> bool) {
-        self.lock().retain(|pool, _| pool.is_empty() || exists(pool));
+        self.lock()
+            .retain(|pool, _| pool.is_empty() || exists(pool));
     }
 
     pub fn accept_errors(&self, fault: AcceptFault) -> u64 {
@@ -149,6 +158,16 @@ impl Ends {
     pub(super) fn count(&self, pool: &str, termination: Termination) {
         let counts = self.pools.get(pool).unwrap_or(&self.no_pool);
         counts.0[termination as usize].fetch_add(1, Relaxed);
+    }
+}
+
+impl Relayed {
+    pub fn bytes(&self, path: RelayPath) -> u64 {
+        self.0[path as usize].load(Relaxed)
+    }
+
+    pub(super) fn add(&self, path: RelayPath, bytes: u64) {
+        self.0[path as usize].fetch_add(bytes, Relaxed);
     }
 }
 

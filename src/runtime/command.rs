@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use crate::admin::ask::{
     BackendId, BackendSpec, By, Difference, KeyChange, Refusal, Reloading, Wanted,
 };
+use crate::admin::metrics::Sample;
 use crate::admin::state::State;
 use crate::base::addr::Endpoint;
 use crate::config::settings::Settings;
@@ -25,6 +26,8 @@ pub enum Command {
     /// A configuration could not be read.
     ReloadFailed(String),
     State(oneshot::Sender<State>),
+    /// The state, and what else is counted.
+    Sample(oneshot::Sender<Box<Sample>>),
     /// Change a backend while the process runs.
     Change {
         backend: BackendId,

@@ -20,6 +20,7 @@ use super::draining::Draining;
 use super::plan::{Plan, Registry};
 use super::probing::{PROBES_AT_ONCE, Probing};
 use super::rebalancing::Rebalancing;
+use super::recent::Recents;
 use super::renewing::{self, Content, Renewing};
 use super::securing::Secured;
 use super::shared::{Message, Shared};
@@ -58,6 +59,7 @@ pub struct Control {
     draining: Draining,
     rebalancing: Rebalancing,
     renewing: Renewing,
+    recents: Recents,
     started_at: Moment,
     reloads: Reloads,
     is_draining: bool,
@@ -96,6 +98,7 @@ impl Control {
             draining: Draining::default(),
             rebalancing: Rebalancing::default(),
             renewing: Renewing::default(),
+            recents: Recents::new(Moment::now()),
             started_at: Moment::now(),
             reloads: Reloads::default(),
             is_draining: false,
@@ -219,6 +222,7 @@ impl Control {
         let now = Moment::now();
         self.draining.round(plan, &self.shared, now);
         self.rebalancing.round(plan, &self.shared, now);
+        self.recents.round(plan, now);
         for upstream in &self.plan.upstreams {
             let queue = upstream.pool.queue();
             if queue.is_occupied() && upstream.pool.has_room(Moment::now()) {
@@ -245,6 +249,9 @@ impl Control {
             }
             Command::State(done) => {
                 let _ = done.send(self.state());
+            }
+            Command::Sample(done) => {
+                let _ = done.send(Box::new(self.sample()));
             }
             Command::Change {
                 backend,

@@ -107,6 +107,7 @@ impl<R: Fn() -> Result<Settings, Mistakes>> Obedience<R> {
                 let _ = done.send(answer);
             }
             Ask::State(done) => self.send(Command::State(done)).await,
+            Ask::Sample(done) => self.send(Command::Sample(done)).await,
             Ask::Change {
                 backend,
                 wanted,

@@ -10,6 +10,7 @@ use tokio::time::sleep;
 
 use super::plan::Plan;
 use super::standing::{AgentChange, Standing};
+use crate::admin::metrics::ProbeCounts;
 use crate::admin::state::LastProbe;
 use crate::balance::backend::{Verdict, Wish};
 use crate::balance::chance::Chance;
@@ -39,7 +40,14 @@ pub struct Probing {
 type Name = (String, String);
 
 #[derive(Debug, Default)]
-struct Board(Mutex<HashMap<Name, LastProbe>>);
+struct Board(Mutex<HashMap<Name, Seen>>);
+
+/// Of one backend.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    last: Option<LastProbe>,
+    counts: ProbeCounts,
+}
 
 #[derive(Debug)]
 struct Task {
@@ -98,7 +106,14 @@ impl Probing {
     }
 
     pub fn last(&self, pool: &str, backend: &str) -> Option<LastProbe> {
-        self.board.get(&(pool.to_owned(), backend.to_owned()))
+        self.board.get(&(pool.to_owned(), backend.to_owned())).last
+    }
+
+    /// Since it has been probed.
+    pub fn counts(&self, pool: &str, backend: &str) -> ProbeCounts {
+        self.board
+            .get(&(pool.to_owned(), backend.to_owned()))
+            .counts
     }
 
     /// What holds of a backend now that the operator wants this: its agent may want more.
@@ -246,6 +261,7 @@ impl Prober {
             mut detail,
             took,
         } = result;
+        self.board.count(&self.name, passed, local);
         // A fault of ours says nothing of the backend.
         let changed = match local {
             true => None,
@@ -373,18 +389,28 @@ fn lock(standing: &Mutex<Standing>) -> MutexGuard<'_, Standing> {
 
 impl Board {
     fn set(&self, name: &Name, last: LastProbe) {
-        self.lock().insert(name.clone(), last);
+        self.lock().entry(name.clone()).or_default().last = Some(last);
     }
 
-    fn get(&self, name: &Name) -> Option<LastProbe> {
-        self.lock().get(name).cloned()
+    fn count(&self, name: &Name, passed: bool, local: bool) {
+        let mut board = self.lock();
+        let counts = &mut board.entry(name.clone()).or_default().counts;
+        *match (local, passed) {
+            (true, _) => &mut counts.local,
+            (false, true) => &mut counts.passed,
+            (false, false) => &mut counts.failed,
+        } += 1;
+    }
+
+    fn get(&self, name: &Name) -> Seen {
+        self.lock().get(name).cloned().unwrap_or_default()
     }
 
     fn forget(&self, name: &Name) {
         self.lock().remove(name);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Name, LastProbe>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Name, Seen>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -13,9 +13,11 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::closing::Order;
 use crate::balance::queue::Wake;
+use crate::base::ending::RelayPath;
 use crate::net::poller::Token;
 use crate::proxy::route::{ProcessCount, Route};
 use crate::proxy::session::Arrival;
+use crate::proxy::tally::Relayed;
 
 /// Number of a listening address; never used twice in a process.
 pub type BindId = u32;
@@ -71,6 +73,7 @@ pub struct Shared {
 #[repr(align(128))]
 pub struct Desk {
     load: AtomicU32,
+    pub relayed: Arc<Relayed>,
     inbox: Mutex<Inbox>,
     bell: OwnedFd,
 }
@@ -109,6 +112,12 @@ impl Shared {
         self.snapshot.load_full()
     }
 
+    /// Bytes that were relayed in this way, whoever did it.
+    pub fn relayed(&self, path: RelayPath) -> u64 {
+        let desks = self.workers.iter();
+        desks.map(|desk| desk.relayed.bytes(path)).sum()
+    }
+
     /// The worker that should take a client accepted by `me`: another one only when it has
     /// clearly fewer sessions, because handing over costs two calls and a wake-up.
     pub fn taker_for(&self, me: usize) -> usize {
@@ -135,6 +144,7 @@ impl Desk {
     fn new() -> io::Result<Self> {
         Ok(Desk {
             load: AtomicU32::new(0),
+            relayed: Arc::default(),
             inbox: Mutex::default(),
             bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         })

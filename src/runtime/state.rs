@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::draining::Draining;
 use super::probing::Probing;
+use super::recent::Recents;
 use crate::admin::state::{BackendState, CertificateState, Handshakes, ListenerState, PoolState};
 use crate::balance::pool::Pool;
 use crate::base::addr::Endpoint;
@@ -86,6 +87,7 @@ pub(super) fn pool(
     upstream: &Arc<Upstream>,
     probing: &Probing,
     draining: &Draining,
+    recents: &Recents,
     now: Moment,
 ) -> PoolState {
     let pool = &upstream.pool;
@@ -97,7 +99,7 @@ pub(super) fn pool(
         queued: pool.queue().waiting(),
         retries_refused: pool.budget().refused_total(),
         backends: (0..pool.members().len())
-            .map(|index| backend(pool, index, probing, draining, now))
+            .map(|index| backend(pool, index, probing, draining, recents, now))
             .collect(),
         discovery: Vec::new(),
         leaving: draining.leaving(pool.name(), now),
@@ -110,6 +112,7 @@ fn backend(
     index: usize,
     probing: &Probing,
     draining: &Draining,
+    recents: &Recents,
     now: Moment,
 ) -> BackendState {
     let (member, live) = (&pool.members()[index], pool.live(index));
@@ -128,6 +131,6 @@ fn backend(
         last_probe: probing.last(pool.name(), &member.name),
         drain: draining.progress(pool, index, now),
         change: None,
-        recent: None,
+        recent: recents.of(pool, index, now),
     }
 }

@@ -23,6 +23,7 @@ use crate::observe::access::LineWriter;
 use crate::proxy::context::Context;
 use crate::proxy::route::{ProcessCount, Route};
 use crate::proxy::session::{Arrival, Next, Session};
+use crate::proxy::tally::Relayed;
 use crate::relay::direction::Tools;
 use crate::relay::pipe::Pipes;
 use crate::tls::stream::{PLAIN_BYTES, SEALED_ROOM};
@@ -79,6 +80,7 @@ struct Kit {
     chance: Chance,
     log: LineWriter,
     bell: Arc<dyn Wake>,
+    relayed: Arc<Relayed>,
 }
 
 impl Kit {
@@ -94,6 +96,7 @@ impl Kit {
             },
             chance: &mut self.chance,
             log: &mut self.log,
+            relayed: &self.relayed,
             process,
             bell: &self.bell,
         }
@@ -129,6 +132,7 @@ impl Worker {
                 chance: Chance::seeded(seed),
                 log,
                 bell: shared.workers[me].clone(),
+                relayed: shared.workers[me].relayed.clone(),
             },
             wheel: Wheel::new(now),
             sessions: Sessions::default(),

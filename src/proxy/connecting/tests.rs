@@ -19,6 +19,7 @@ use crate::net::poller::Poller;
 use crate::observe::access::{AccessLog, Target};
 use crate::observe::form::Format;
 use crate::proxy::route::ProcessCount;
+use crate::proxy::tally::Relayed;
 use crate::relay::direction::Tools;
 use crate::relay::pipe::Pipes;
 
@@ -121,6 +122,7 @@ fn with_client(test: impl FnOnce(Peer, &mut Context<'_>)) {
         },
         chance: &mut Chance::seeded(1),
         log: &mut log.line_writer(),
+        relayed: &Relayed::default(),
         process: &Arc::new(ProcessCount::new(10)),
         bell: &(Arc::new(Nobody) as Arc<dyn Wake>),
     };

@@ -6,12 +6,12 @@ use super::{Next, Session, Stage};
 use crate::balance::timings::Timed;
 use crate::base::addr::Side;
 use crate::base::clock::Moment;
-use crate::base::ending::{Phase, RelayPath, Termination};
+use crate::base::ending::{Phase, Termination};
 use crate::base::wheel::TICK;
 use crate::net::peer::unacknowledged_max;
 use crate::proxy::account::Closing;
 use crate::proxy::context::Context;
-use crate::proxy::relaying::Silence;
+use crate::proxy::relaying::{REPORTED_WITHIN, Silence};
 use crate::relay::duplex::{End, Step};
 use crate::relay::secured::Fault;
 use crate::tls::fault;
@@ -33,13 +33,21 @@ impl Session {
                 // The alarm that stands may be that of the connect, or the look at a session
                 // whose halves were both open: neither knows of the limits that hold now.
                 let half_closed = relaying.duplex.half_closed();
-                if relaying.alarm_for == Some(half_closed) {
+                if relaying.alarm_for != Some(half_closed) {
+                    relaying.alarm_for = Some(half_closed);
+                    relaying.look_at = cx.now + SETTLED_AFTER;
+                } else if relaying.looks_too_late(cx.now) {
+                    relaying.look_at = cx.now + REPORTED_WITHIN;
+                } else {
                     return Next::Waits;
                 }
-                relaying.alarm_for = Some(half_closed);
-                Next::WaitsUntil(cx.now + SETTLED_AFTER)
+                Next::WaitsUntil(relaying.look_at)
             }
-            Step::Again => Next::Again,
+            Step::Again => {
+                // Which it may want for long, with an alarm that is far away.
+                relaying.report_bytes(cx.relayed);
+                Next::Again
+            }
             Step::Lingers => Next::WaitsUntil(cx.now + TICK),
             Step::Ended(end) => {
                 let fault = relaying.duplex.fault();
@@ -73,7 +81,7 @@ impl Session {
                 .backend()
                 .keep_alive(unacknowledged_max(limits.idle));
         }
-        relaying.report_bytes();
+        relaying.report_bytes(cx.relayed);
 
         let end_of_life = deadline(self.account.accepted_at, limits.lifetime);
         if end_of_life.is_some_and(|at| cx.now >= at) {
@@ -98,11 +106,27 @@ impl Session {
         };
         // A cut that lingers is advanced from here.
         match self.relay(cx) {
-            Next::Waits => match look_again.into_iter().chain(end_of_life).min() {
-                Some(at) => Next::WaitsUntil(at),
-                None => Next::Waits,
-            },
+            Next::Waits => self.look_again(look_again.into_iter().chain(end_of_life).min(), cx),
             next => next,
+        }
+    }
+
+    /// At the latest when bytes are to be reported, if any moved lately.
+    fn look_again(&mut self, at: Option<Moment>, cx: &Context<'_>) -> Next {
+        let Some(Stage::Relaying(relaying)) = &mut self.stage else {
+            return Next::Over;
+        };
+        let moved = cx.now.since(relaying.duplex.moved_at) < REPORTED_WITHIN;
+        let report = moved.then(|| cx.now + REPORTED_WITHIN);
+        match at.into_iter().chain(report).min() {
+            Some(at) => {
+                relaying.look_at = at;
+                Next::WaitsUntil(at)
+            }
+            None => {
+                relaying.look_at = Moment::from_micros(u64::MAX);
+                Next::Waits
+            }
         }
     }
 
@@ -125,7 +149,7 @@ impl Session {
             return;
         };
         relaying.duplex.release(&mut cx.tools);
-        relaying.report_bytes();
+        relaying.report_bytes(cx.relayed);
         relaying.report_end(termination, cx.now);
         let lived = cx.now.since(self.account.accepted_at);
         relaying.lease.took(cx.worker, Timed::Session, lived);
@@ -140,13 +164,7 @@ impl Session {
                 connect: Some(relaying.connect),
                 first_byte: relaying.first_byte,
                 bytes: (duplex.bytes_to_backend(), duplex.bytes_to_client()),
-                path: if duplex.is_secured() {
-                    RelayPath::Tls
-                } else if duplex.spliced() {
-                    RelayPath::Splice
-                } else {
-                    RelayPath::Copy
-                },
+                path: relaying.path(),
                 queue: relaying.queued,
                 failed_tries: &relaying.failed_tries,
             },
