@@ -103,10 +103,10 @@ impl Server {
     pub fn open_missing(&self, settings: &Admin) -> Result<Opened, AdminError> {
         let mut opened = Opened::default();
         if let Some(path) = &settings.socket
-            && !self
+            && self
                 .unix
                 .as_ref()
-                .is_some_and(|(file, _)| file.path == *path)
+                .is_none_or(|(file, _)| file.path != *path)
         {
             match open_unix(path) {
                 Ok(pair) => opened.unix = Some(pair),
@@ -121,10 +121,10 @@ impl Server {
             }
         }
         if let Some(asked) = settings.bind
-            && !self
+            && self
                 .tcp
                 .as_ref()
-                .is_some_and(|(address, _)| address.asked == asked)
+                .is_none_or(|(address, _)| address.asked != asked)
         {
             let bound = open_tcp(asked).map_err(|error| AdminError::Bind {
                 address: asked,

@@ -19,6 +19,7 @@ mod latencies;
 mod life;
 mod listening;
 mod matrix;
+mod operating;
 mod passthrough;
 mod policies;
 mod pool_reloads;
