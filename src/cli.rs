@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use remote::{BackendArgs, BackendCommand, ReloadArgs, StatusArgs, WeightArgs};
+use top::TopArgs;
 
 use crate::admin::ask::WantedState;
 use crate::config::load::load;
@@ -19,6 +20,7 @@ use crate::runtime::life;
 mod remote;
 mod status;
 mod table;
+mod top;
 
 /// Exit code for a configuration with mistakes (EX_CONFIG of sysexits.h).
 const EXIT_CONFIG: u8 = 78;
@@ -53,6 +55,8 @@ enum Command {
     Demo(DemoArgs),
     /// Listeners, pools and backends of a running lbd; what is wrong first.
     Status(StatusArgs),
+    /// The same, live, with rates and latencies, and keys to drain a backend.
+    Top(TopArgs),
     /// Give a backend no new connections; those it has end by the pool's `drain`.
     Drain(BackendArgs),
     /// Take a backend into service again.
@@ -106,6 +110,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             }))
         }
         Some(Command::Status(args)) => remote::status(&args),
+        Some(Command::Top(args)) => top::run(&args),
         Some(Command::Drain(args)) => remote::set_state(&args, WantedState::Drain),
         Some(Command::Ready(args)) => remote::set_state(&args, WantedState::Ready),
         Some(Command::Maintenance(args)) => remote::set_state(&args, WantedState::Maintenance),

@@ -280,7 +280,7 @@ fn differences(reloading: &Reloading) -> String {
     out
 }
 
-fn path_of(id: &BackendId) -> String {
+pub(super) fn path_of(id: &BackendId) -> String {
     let (pool, backend) = (escape(&id.pool), escape(&id.backend));
     format!("/api/v1/pools/{pool}/backends/{backend}")
 }

@@ -151,7 +151,7 @@ fn colour_of(state: Word) -> Paint {
 }
 
 /// The last probe, how a drain goes, and what an operator changed.
-fn remark(backend: &BackendState) -> String {
+pub fn remark(backend: &BackendState) -> String {
     let mut said = Vec::new();
     if let Some(probe) = &backend.last_probe {
         let ms = probe.took.as_secs_f64() * 1e3;

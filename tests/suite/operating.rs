@@ -399,6 +399,28 @@ fn readiness_ends_with_the_drain_and_liveness_does_not() {
     drop(session);
 }
 
+/// Where it is installed.
+fn check_by_promtool(text: &str) {
+    let tool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn();
+    let Ok(mut tool) = tool else {
+        return println!("promtool is not installed: its check is skipped");
+    };
+    tool.stdin
+        .take()
+        .unwrap()
+        .write_all(text.as_bytes())
+        .unwrap();
+    let output = tool.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!said.contains("error while linting"), "{said}");
+    assert_ne!(output.status.code(), Some(1), "{said}");
+}
+
 #[test]
 fn what_is_counted_is_what_happened() {
     let a = Backend::echo();
@@ -443,6 +465,7 @@ fn what_is_counted_is_what_happened() {
     }
     let failed = "lbd_backend_connect_failures_total{pool=\"out\",backend=\"b1\"}";
     assert!(value(&text, failed) >= 1.0);
+    check_by_promtool(&text);
     let recent = &stage.backend(0)["recent"];
     assert!(
         recent["connections_per_s"].as_f64().unwrap() > 0.0,

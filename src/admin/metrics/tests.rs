@@ -265,6 +265,25 @@ fn what_stands_in_a_label_stays_in_it() {
     );
 }
 
+#[test]
+fn the_dashboard_and_the_alerts_ask_for_what_there_is() {
+    let (types, _) = parse(&text(&sample(1), now()));
+    let alerts = include_str!("../../../conf/alerts.yml");
+    let dashboard = include_str!("../../../conf/grafana-dashboard.json");
+    let mut asked = 0;
+    for file in [alerts, dashboard] {
+        for (at, _) in file.match_indices("lbd_") {
+            let rest = &file[at..];
+            let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            let name = &rest[..end.unwrap_or(rest.len())];
+            let base = name.strip_suffix("_bucket").unwrap_or(name);
+            assert!(types.contains_key(base), "nobody counts {name}");
+            asked += 1;
+        }
+    }
+    assert!(asked > 30);
+}
+
 /// A tenth of what is allowed for a release build is ample; without optimization it is slower.
 #[test]
 fn a_thousand_backends_are_written_quickly_and_within_bounds() {
