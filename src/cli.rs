@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use remote::{BackendArgs, BackendCommand, ReloadArgs, StatusArgs, WeightArgs};
+use remote::{BackendArgs, BackendCommand, ReloadArgs, SessionsArgs, StatusArgs, WeightArgs};
 use top::TopArgs;
 
 use crate::admin::ask::WantedState;
@@ -57,6 +57,8 @@ enum Command {
     Status(StatusArgs),
     /// The same, live, with rates and latencies, and keys to drain a backend.
     Top(TopArgs),
+    /// Live connections, the oldest first; or end some of them.
+    Sessions(SessionsArgs),
     /// Give a backend no new connections; those it has end by the pool's `drain`.
     Drain(BackendArgs),
     /// Take a backend into service again.
@@ -111,6 +113,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
         Some(Command::Status(args)) => remote::status(&args),
         Some(Command::Top(args)) => top::run(&args),
+        Some(Command::Sessions(args)) => remote::sessions(&args),
         Some(Command::Drain(args)) => remote::set_state(&args, WantedState::Drain),
         Some(Command::Ready(args)) => remote::set_state(&args, WantedState::Ready),
         Some(Command::Maintenance(args)) => remote::set_state(&args, WantedState::Maintenance),
@@ -150,7 +153,8 @@ fn with_config(config: PathBuf, args: &RunArgs) -> ExitCode {
         ));
     }
     if args.print_effective {
-        return say(&print_effective(&settings));
+        let changes = remote::changes_of_running(&settings);
+        return say(&(print_effective(&settings) + &changes));
     }
     finish(life::run(settings, read))
 }

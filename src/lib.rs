@@ -159,6 +159,7 @@ pub mod admin {
     pub mod metrics;
     mod page;
     pub mod server;
+    pub mod sessions;
     pub mod state;
     pub mod troubles;
 }
@@ -175,6 +176,7 @@ pub mod runtime {
     mod discovering;
     pub mod draining;
     pub mod life;
+    pub mod listing;
     mod plan;
     pub mod probing;
     mod rebalancing;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Extension, Path, Query, Request, State as Shared};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn};
@@ -21,6 +22,7 @@ use super::ask::{Ask, BackendId, BackendSpec, By, Refusal, Reply, Wanted};
 use super::events;
 use super::metrics;
 use super::page;
+use super::sessions::SessionFilter;
 use super::state::State;
 
 /// The longest body that is read.
@@ -61,6 +63,8 @@ fn table() -> Vec<Entry> {
         entry("/api/v1/state", Level::Read, get(state)),
         entry("/api/v1/events", Level::Read, get(events::stream)),
         entry("/api/v1/whoami", Level::Read, get(whoami)),
+        entry("/api/v1/sessions", Level::Read, get(sessions)),
+        entry("/api/v1/sessions", Level::Change, delete(kill)),
         entry(backend, Level::Change, post(change)),
         entry(backend, Level::Change, put(add)),
         entry(backend, Level::Change, delete(remove)),
@@ -237,6 +241,45 @@ async fn whoami(
     json(StatusCode::OK, &answer)
 }
 
+/// What a query asks for.
+type Asked<T> = Result<Query<T>, QueryRejection>;
+
+#[expect(clippy::result_large_err, reason = "a handler answers with it")]
+fn asked<T>(query: Asked<T>) -> Result<T, Response> {
+    let wrong = |rejection: QueryRejection| {
+        let what = rejection.body_text();
+        error(StatusCode::BAD_REQUEST, "invalid", &what)
+    };
+    query.map(|Query(query)| query).map_err(wrong)
+}
+
+async fn sessions(
+    Shared(api): Shared<Arc<Api>>,
+    query: Asked<SessionFilter>,
+) -> Result<Response, Response> {
+    let (filter, kill) = (asked(query)?, None);
+    let found = api.ask(|done| Ask::Sessions { filter, kill, done }).await?;
+    let found = found.map_err(|refusal| refused(&refusal))?;
+    Ok(json(StatusCode::OK, &found))
+}
+
+async fn kill(
+    Shared(api): Shared<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    query: Asked<SessionFilter>,
+) -> Result<Response, Response> {
+    let filter = asked(query)?;
+    if filter.is_everything() {
+        let what = "which sessions? id, listener, pool, backend, client or idle_s has to say";
+        return Err(error(StatusCode::BAD_REQUEST, "invalid", what));
+    }
+    let kill = Some(by(caller, ""));
+    let found = api
+        .apply(|done| Ask::Sessions { filter, kill, done })
+        .await?;
+    Ok(json(StatusCode::OK, &found))
+}
+
 async fn change(
     Shared(api): Shared<Arc<Api>>,
     Extension(caller): Extension<Caller>,
@@ -291,8 +334,9 @@ async fn remove(
     Shared(api): Shared<Arc<Api>>,
     Extension(caller): Extension<Caller>,
     Path((pool, backend)): Path<(String, String)>,
-    Query(Reason { reason }): Query<Reason>,
+    query: Asked<Reason>,
 ) -> Result<Response, Response> {
+    let Reason { reason } = asked(query)?;
     let by = by(caller, &reason);
     let backend = BackendId { pool, backend };
     api.apply(|done| Ask::Remove { backend, by, done }).await?;
@@ -308,12 +352,9 @@ struct DryRun {
 async fn reload(
     Shared(api): Shared<Arc<Api>>,
     Extension(caller): Extension<Caller>,
-    query: Result<Query<DryRun>, axum::extract::rejection::QueryRejection>,
+    query: Asked<DryRun>,
 ) -> Result<Response, Response> {
-    let Query(DryRun { dry_run }) = query.map_err(|_| {
-        let what = "dry_run is true or false";
-        error(StatusCode::BAD_REQUEST, "invalid", what)
-    })?;
+    let DryRun { dry_run } = asked(query)?;
     let by = by(caller, "");
     let reloading = api.apply(|done| Ask::Reload { dry_run, by, done }).await?;
     Ok(json(StatusCode::OK, &reloading))

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::metrics::Sample;
+use super::sessions::{SessionFilter, Sessions};
 use super::state::State;
 
 /// Where an answer goes; nobody may be waiting for it any more.
@@ -17,6 +18,12 @@ pub enum Ask {
     State(Reply<State>),
     /// The state, and what else is counted.
     Sample(Reply<Box<Sample>>),
+    /// Look for sessions, and end them if that is wanted.
+    Sessions {
+        filter: SessionFilter,
+        kill: Option<By>,
+        done: Reply<Result<Sessions, Refusal>>,
+    },
     /// Change a backend of a pool.
     Change {
         backend: BackendId,

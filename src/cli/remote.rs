@@ -1,6 +1,7 @@
 //! Commands that ask a running process.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -8,14 +9,17 @@ use clap::{Args, Subcommand};
 use hyper::Method;
 use serde_json::Value;
 
+use super::table::{Align, Table};
 use super::{finish, say, status};
 use crate::admin::ask::{
     BackendId, BackendSpec, Difference, DifferenceKind, Reloading, Wanted, WantedState,
 };
 use crate::admin::client::{Client, ClientError, escape};
-use crate::admin::state::State;
+use crate::admin::sessions::{LIMIT_DEFAULT, Sessions};
+use crate::admin::state::{PoolState, State};
+use crate::admin::troubles::short;
 use crate::config::load::load;
-use crate::config::settings::Admin;
+use crate::config::settings::{Admin, Settings};
 
 /// Where the running process is asked.
 #[derive(Debug, Clone, Args)]
@@ -97,6 +101,39 @@ pub struct AddArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct SessionsArgs {
+    /// Of this listener.
+    #[arg(long, value_name = "NAME")]
+    listener: Option<String>,
+    /// Of this pool.
+    #[arg(long, value_name = "NAME")]
+    pool: Option<String>,
+    /// With this backend.
+    #[arg(long, value_name = "POOL/BACKEND")]
+    backend: Option<BackendId>,
+    /// Of this client.
+    #[arg(long, value_name = "IP")]
+    client: Option<IpAddr>,
+    /// That no byte moved in for so many seconds.
+    #[arg(long, value_name = "SECONDS")]
+    idle: Option<u64>,
+    /// The one with this id.
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+    /// No more than so many.
+    #[arg(long, value_name = "N", default_value_t = LIMIT_DEFAULT)]
+    limit: usize,
+    /// End them, by reset; needs one of the options that say which.
+    #[arg(long)]
+    kill: bool,
+    /// For programs.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    place: Where,
+}
+
+#[derive(Debug, Args)]
 pub struct ReloadArgs {
     /// Only say what would change, and how many live connections that touches.
     #[arg(long)]
@@ -145,6 +182,43 @@ pub fn status(args: &StatusArgs) -> ExitCode {
     answer(run(client.get::<State>("/api/v1/state")), |state| {
         status::text(&state, super::wants_colour())
     })
+}
+
+/// What operators changed of these pools in the process that answers at the settings' socket, as
+/// comments; empty where nobody answers.
+pub fn changes_of_running(settings: &Settings) -> String {
+    let Some(socket) = &settings.admin.socket else {
+        return String::new();
+    };
+    let Ok(state) = run(Client::new(socket).get::<State>("/api/v1/state")) else {
+        return String::new();
+    };
+    let is_ours = |pool: &&PoolState| settings.pools.iter().any(|one| one.name == pool.name);
+    let mut lines = Vec::new();
+    for pool in state.pools.iter().filter(is_ours) {
+        let changed = pool.backends.iter().filter_map(|one| {
+            let change = one.change.as_ref()?;
+            Some((&one.name, status::signed(change)))
+        });
+        let removed = pool.removed.iter();
+        let removed = removed.map(|one| {
+            (
+                &one.name,
+                format!("removed {}", status::signed(&one.change)),
+            )
+        });
+        for (backend, what) in changed.chain(removed) {
+            lines.push(format!("# {}/{backend}: {what}\n", pool.name));
+        }
+    }
+    match lines.is_empty() {
+        true => String::new(),
+        false => format!(
+            "\n# Changed in the running process (pid {}), over what stands above:\n{}",
+            state.pid,
+            lines.concat()
+        ),
+    }
 }
 
 pub fn set_state(args: &BackendArgs, state: WantedState) -> ExitCode {
@@ -225,6 +299,87 @@ pub fn reload(args: &ReloadArgs) -> ExitCode {
         true => json(&reloading),
         false => differences(&reloading),
     })
+}
+
+pub fn sessions(args: &SessionsArgs) -> ExitCode {
+    let (pool, backend) = match &args.backend {
+        Some(BackendId { pool, backend }) => (Some(pool), Some(backend)),
+        None => (args.pool.as_ref(), None),
+    };
+    let said = [
+        ("id", args.id.clone()),
+        ("listener", args.listener.clone()),
+        ("pool", pool.cloned()),
+        ("backend", backend.cloned()),
+        ("client", args.client.map(|client| client.to_string())),
+        ("idle_s", args.idle.map(|seconds| seconds.to_string())),
+        ("limit", Some(args.limit.to_string())),
+    ];
+    let said = said
+        .iter()
+        .filter_map(|(key, value)| Some(format!("{key}={}", escape(value.as_deref()?))));
+    let path = format!("/api/v1/sessions?{}", said.collect::<Vec<_>>().join("&"));
+    let client = args.place.client();
+    let method = if args.kill {
+        Method::DELETE
+    } else {
+        Method::GET
+    };
+    let sent = client.send_json::<Sessions>(method, &path, None::<&()>);
+    answer(run(sent), |found| match args.json {
+        true => json(&found),
+        false => sessions_table(&found, args.kill),
+    })
+}
+
+fn sessions_table(found: &Sessions, kill: bool) -> String {
+    let left = |title| (title, Align::Left);
+    let right = |title| (title, Align::Right);
+    let columns = [
+        left("ID"),
+        left("CLIENT"),
+        left("LISTENER"),
+        left("BACKEND"),
+        left("PHASE"),
+        right("AGE"),
+        right("IDLE"),
+        right("IN"),
+        right("OUT"),
+        left("PATH"),
+        left("NAME"),
+    ];
+    let mut table = Table::new(0, &columns);
+    for one in &found.sessions {
+        let place = match (one.pool.is_empty(), one.backend.is_empty()) {
+            (true, _) => String::new(),
+            (false, true) => one.pool.clone(),
+            (false, false) => format!("{}/{}", one.pool, one.backend),
+        };
+        table.row(vec![
+            (&one.id).into(),
+            (&one.client).into(),
+            (&one.listener).into(),
+            place.into(),
+            (&one.phase).into(),
+            short(one.age).into(),
+            short(one.idle).into(),
+            status::bytes(one.bytes_to_backend).into(),
+            status::bytes(one.bytes_to_client).into(),
+            (&one.path).into(),
+            (&one.sni).into(),
+        ]);
+    }
+    let mut out = table.text(super::wants_colour());
+    if found.truncated {
+        out += "There are more; --limit N shows more of them.\n";
+    }
+    for worker in &found.silent_workers {
+        out += &format!("! worker {worker} did not answer\n");
+    }
+    if kill {
+        out += &format!("{} ended\n", found.killed);
+    }
+    out
 }
 
 /// What a reload did, or would do.

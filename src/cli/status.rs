@@ -178,7 +178,8 @@ fn progress(progress: &Progress) -> String {
     )
 }
 
-fn signed(change: &Change) -> String {
+/// What, by whom, when and why.
+pub fn signed(change: &Change) -> String {
     let mut what = Vec::new();
     if change.added {
         what.push("added".to_owned());

@@ -18,7 +18,7 @@ use super::securing::{self, Secured, Securing};
 use crate::balance::pool::Lease;
 use crate::base::addr::{ClientAddr, Endpoint, Side};
 use crate::base::clock::Moment;
-use crate::base::ending::{Phase, Termination};
+use crate::base::ending::{Phase, RelayPath, Termination};
 use crate::net::peer::Peer;
 use crate::net::poller::{Readiness, Token};
 use crate::relay::direction::COPY_BYTES;
@@ -43,6 +43,24 @@ pub struct Standing<'a> {
     pub moved_at: Moment,
     /// The client was the last to say something.
     pub awaits_answer: bool,
+}
+
+/// What is to be seen of a session.
+#[derive(Clone, Copy, Debug)]
+pub struct Glimpse<'a> {
+    pub listener: &'a str,
+    pub client: ClientAddr,
+    /// Empty while there is none, as the texts below.
+    pub pool: &'a str,
+    pub backend: &'a str,
+    pub sni: &'a str,
+    pub tls: &'a str,
+    pub phase: Phase,
+    pub accepted_at: Moment,
+    pub moved_at: Moment,
+    /// To the backend and to the client.
+    pub bytes: (u64, u64),
+    pub path: RelayPath,
 }
 
 /// What a session wants of its worker.
@@ -223,6 +241,41 @@ impl Session {
                 awaits_answer: relaying.duplex.awaits_answer,
             }),
             _ => None,
+        }
+    }
+
+    pub fn glimpse(&self) -> Glimpse<'_> {
+        let account = &self.account;
+        let learnt = account.learnt.as_deref();
+        let upstream = account.upstream.as_ref();
+        let glimpse = Glimpse {
+            listener: &account.route.listener,
+            client: account.client,
+            pool: upstream.map_or("", |upstream| upstream.pool.name()),
+            backend: "",
+            sni: account.name().unwrap_or(""),
+            tls: learnt.map_or("", |learnt| learnt.version),
+            phase: match &self.stage {
+                Some(Stage::Preface(_)) => Phase::Preface,
+                Some(Stage::Securing(_)) => Phase::Tls,
+                Some(Stage::Connecting(_)) | None => Phase::Connect,
+                Some(Stage::Relaying(_)) => Phase::Relay,
+            },
+            accepted_at: account.accepted_at,
+            moved_at: account.accepted_at,
+            bytes: (0, 0),
+            path: RelayPath::None,
+        };
+        let Some(Stage::Relaying(relaying)) = &self.stage else {
+            return glimpse;
+        };
+        let duplex = &relaying.duplex;
+        Glimpse {
+            backend: &relaying.lease.member().name,
+            moved_at: duplex.moved_at,
+            bytes: (duplex.bytes_to_backend(), duplex.bytes_to_client()),
+            path: relaying.path(),
+            ..glimpse
         }
     }
 

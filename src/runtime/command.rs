@@ -10,6 +10,7 @@ use crate::admin::ask::{
     BackendId, BackendSpec, By, Difference, KeyChange, Refusal, Reloading, Wanted,
 };
 use crate::admin::metrics::Sample;
+use crate::admin::sessions::{SessionFilter, Sessions};
 use crate::admin::state::State;
 use crate::base::addr::Endpoint;
 use crate::config::settings::Settings;
@@ -28,6 +29,12 @@ pub enum Command {
     State(oneshot::Sender<State>),
     /// The state, and what else is counted.
     Sample(oneshot::Sender<Box<Sample>>),
+    /// Look for sessions, and end them if that is wanted.
+    Sessions {
+        filter: SessionFilter,
+        kill: Option<By>,
+        done: oneshot::Sender<Result<Sessions, Refusal>>,
+    },
     /// Change a backend while the process runs.
     Change {
         backend: BackendId,

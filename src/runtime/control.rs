@@ -253,6 +253,7 @@ impl Control {
             Command::Sample(done) => {
                 let _ = done.send(Box::new(self.sample()));
             }
+            Command::Sessions { filter, kill, done } => self.sessions(filter, kill, done),
             Command::Change {
                 backend,
                 wanted,

@@ -108,6 +108,9 @@ impl<R: Fn() -> Result<Settings, Mistakes>> Obedience<R> {
             }
             Ask::State(done) => self.send(Command::State(done)).await,
             Ask::Sample(done) => self.send(Command::Sample(done)).await,
+            Ask::Sessions { filter, kill, done } => {
+                self.send(Command::Sessions { filter, kill, done }).await;
+            }
             Ask::Change {
                 backend,
                 wanted,

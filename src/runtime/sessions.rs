@@ -94,6 +94,17 @@ impl Sessions {
         self.len() == 0
     }
 
+    /// Places, whether they are taken or not.
+    pub fn places(&self) -> u32 {
+        self.places.len() as u32
+    }
+
+    /// The session at a place, and how manieth it is there.
+    pub fn at(&self, number: u32) -> Option<(u32, &Session)> {
+        let place = self.places.get(number as usize)?;
+        Some((place.generation, place.session.as_deref()?))
+    }
+
     /// Numbers of all sessions.
     pub fn numbers(&self) -> Vec<u32> {
         let all = self.places.iter().enumerate();

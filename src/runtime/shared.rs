@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::closing::Order;
+use super::listing::Search;
 use crate::balance::queue::Wake;
 use crate::base::ending::RelayPath;
 use crate::net::poller::Token;
@@ -46,6 +47,8 @@ pub enum Message {
     Unlisten { bind: BindId },
     /// End sessions early.
     Close(Order),
+    /// Look for sessions.
+    Search(Arc<Search>),
     /// No more than were ended already.
     CancelClose(u64),
     /// The same for all addresses; end when the last session does.

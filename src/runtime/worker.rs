@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::closing::Closings;
+use super::listing::{Searches, SessionId};
 use super::sessions::{Sessions, Source};
 use super::shared::{BindId, Desk, Message, Shared};
 use crate::balance::chance::Chance;
@@ -66,6 +67,7 @@ pub struct Worker {
     labours: VecDeque<u32>,
     drains: bool,
     closings: Closings,
+    searches: Searches,
     now: Moment,
 }
 
@@ -143,6 +145,7 @@ impl Worker {
             labours: VecDeque::new(),
             drains: false,
             closings: Closings::default(),
+            searches: Searches::default(),
             now,
             shared,
         })
@@ -188,6 +191,7 @@ impl Worker {
             }
             self.end_rest()?;
             self.close_some();
+            self.search_some();
             self.desk().set_load(self.sessions.len());
             self.kit.log.flush();
         }
@@ -200,7 +204,7 @@ impl Worker {
 
     /// How long the next wait may be.
     fn patience(&self) -> Option<Duration> {
-        if !self.again.is_empty() || !self.labours.is_empty() {
+        if !self.again.is_empty() || !self.labours.is_empty() || !self.searches.is_empty() {
             return Some(Duration::ZERO);
         }
         let alarm = self.wheel.next_due(self.now);
@@ -361,6 +365,7 @@ impl Worker {
                         }
                     }
                 }
+                Message::Search(search) => self.searches.add(search),
                 Message::Close(order) => self.closings.add(order, self.now),
                 Message::CancelClose(id) => self.closings.cancel(id),
                 Message::Drain => {
@@ -458,6 +463,38 @@ impl Worker {
         let chosen = self.closings.chosen(self.sessions.standings(), self.now);
         for (number, detail) in chosen {
             self.end_early(number, detail);
+        }
+    }
+
+    /// Goes on with what somebody looks for.
+    fn search_some(&mut self) {
+        let all = self.sessions.places();
+        let Some((search, places)) = self.searches.step(all) else {
+            return;
+        };
+        let is_last = places.end >= all;
+        for number in places {
+            let found = self
+                .sessions
+                .at(number)
+                .is_some_and(|(generation, session)| {
+                    let id = SessionId {
+                        worker: self.me,
+                        generation,
+                        number,
+                    };
+                    search.finds(id, &session.glimpse(), self.now)
+                });
+            if found && search.kills {
+                self.act(number, |session, cx| {
+                    session.kill(Termination::Killed, "operator", cx);
+                    Next::Over
+                });
+                search.killed();
+            }
+        }
+        if is_last {
+            search.passed_over(self.me);
         }
     }
 

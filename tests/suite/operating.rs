@@ -123,6 +123,14 @@ fn every_command_does_what_it_says() {
     );
     assert!(change["by"].as_str().unwrap().contains("uid"), "{change}");
     assert!(stage.says(&["status"]).contains("disk is full"));
+    let printed = Command::new(env!("CARGO_BIN_EXE_lbd"))
+        .args(["--print-effective", "--config"])
+        .arg(stage.lbd.folder().join("lb.toml"))
+        .output()
+        .unwrap();
+    let printed = String::from_utf8(printed.stdout).unwrap();
+    assert!(printed.contains("\n# out/b0: drain by "), "{printed}");
+    let _still_toml: toml::Table = printed.parse().unwrap();
     let before = b.accepted();
     (0..4).for_each(|_| drop(echo(stage.lbd.address)));
     assert_eq!(b.accepted(), before + 4);
@@ -294,6 +302,81 @@ fn runtime_changes_outlive_reloads_and_go_when_the_file_says_otherwise() {
     balancer.remove("c").unwrap();
     assert!(balancer.remove("c").is_err());
     assert_eq!(balancer.state().pools[0].backends.len(), 1);
+}
+
+#[test]
+fn sessions_are_listed_by_what_is_asked_and_ended_by_reset() {
+    let (a, b) = (Backend::echo(), Backend::echo());
+    let stage = Stage::over(&[a.address, b.address]);
+    let mut clients: Vec<TcpStream> = (0..6).map(|_| echo(stage.lbd.address)).collect();
+    let list = |more: &[&str]| -> Value {
+        let arguments = [&["sessions", "--json"][..], more].concat();
+        serde_json::from_str(&stage.says(&arguments)).unwrap()
+    };
+    let count = |more: &[&str]| list(more)["sessions"].as_array().unwrap().len();
+    assert_eq!(count(&[]), 6);
+    assert_eq!(count(&["--backend", "out/b0"]), 3);
+    assert_eq!(count(&["--backend", "out/zz"]), 0);
+    assert_eq!(
+        count(&["--client", "127.0.0.1", "--listener", "in", "--pool", "out"]),
+        6
+    );
+    assert_eq!(count(&["--client", "127.0.0.2"]), 0);
+    assert_eq!(count(&["--idle", "3600"]), 0);
+    let few = list(&["--limit", "2"]);
+    assert_eq!(
+        (few["sessions"].as_array().unwrap().len(), &few["truncated"]),
+        (2, &true.into())
+    );
+    let one = &list(&[])["sessions"][0];
+    assert_eq!(
+        (&one["phase"], &one["bytes_to_client"], &one["path"]),
+        (&"relay".into(), &1.into(), &"copy".into())
+    );
+    let table = stage.says(&["sessions"]);
+    assert!(
+        table.contains("CLIENT") && table.contains("out/b1"),
+        "{table}"
+    );
+
+    assert!(
+        stage
+            .fails(&["sessions", "--kill"], 1)
+            .contains("which sessions?")
+    );
+    assert!(
+        stage
+            .fails(&["sessions", "--id", "x"], 1)
+            .contains("is not the id of a session")
+    );
+    let id = one["id"].as_str().unwrap();
+    assert!(
+        stage
+            .says(&["sessions", "--kill", "--id", id])
+            .ends_with("1 ended\n")
+    );
+    assert!(
+        stage
+            .says(&["sessions", "--kill", "--id", id])
+            .ends_with("0 ended\n"),
+        "never another one"
+    );
+    assert!(
+        stage
+            .says(&["sessions", "--kill", "--pool", "out"])
+            .ends_with("5 ended\n")
+    );
+    for client in &mut clients {
+        assert!(client.read(&mut [0]).is_err(), "by reset");
+    }
+    wait::until("all records are written", || stage.lbd.records().len() == 6);
+    assert!(
+        stage
+            .lbd
+            .records()
+            .iter()
+            .all(|one| one.termination() == "killed")
+    );
 }
 
 #[test]

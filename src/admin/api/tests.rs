@@ -130,6 +130,10 @@ async fn an_entry_that_only_shows_changes_nothing() {
     let bench = Bench::new(None);
     for entry in table().iter().filter(|entry| entry.level == Level::Read) {
         for method in METHODS {
+            // Of an entry beside it.
+            if (&method, entry.path) == (&Method::DELETE, "/api/v1/sessions") {
+                continue;
+            }
             let (status, _) = bench.ask(owner(), method, entry.path, "", "{}").await;
             assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED, "{}", entry.path);
         }

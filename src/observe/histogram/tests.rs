@@ -1,3 +1,5 @@
+//! Against a sorted list, and against the crate `hdrhistogram`.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -6,10 +6,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::SystemTime;
 
 use super::super::comparing::compare;
+use super::super::listing;
 use super::super::state;
 use super::Control;
+use tokio::sync::oneshot;
+
 use crate::admin::ask::{BackendId, BackendSpec, By, Refusal, Reloading, Wanted};
 use crate::admin::metrics::{BackendSample, Sample};
+use crate::admin::sessions::{SessionFilter, Sessions};
 use crate::admin::state::State;
 use crate::admin::troubles::troubles;
 use crate::balance::backend::Wish;
@@ -81,6 +85,36 @@ impl Control {
                 .to_vec(),
             log_lines_lost: self.access.lost(),
         }
+    }
+
+    /// Answers when all workers have, or later than that.
+    pub(super) fn sessions(
+        &self,
+        filter: SessionFilter,
+        kill: Option<By>,
+        done: oneshot::Sender<Result<Sessions, Refusal>>,
+    ) {
+        let searching = match listing::search(&self.shared, filter.clone(), kill.is_some()) {
+            Ok(searching) => searching,
+            Err(wrong) => {
+                let _ = done.send(Err(Refusal::Invalid(wrong)));
+                return;
+            }
+        };
+        tokio::spawn(async move {
+            let found = searching.await;
+            if let Some(By { who, reason }) = kill {
+                let killed = found.killed;
+                tracing::info!(
+                    killed,
+                    ?filter,
+                    by = who,
+                    reason,
+                    "an operator ended sessions"
+                );
+            }
+            let _ = done.send(Ok(found));
+        });
     }
 
     pub(super) fn note_reload(&mut self, error: Option<String>) {
