@@ -47,6 +47,7 @@ pub mod balance {
     pub mod budget;
     pub mod chance;
     pub mod ejection;
+    pub mod explain;
     pub mod health;
     pub mod key;
     mod latency;
