@@ -161,6 +161,7 @@ pub mod admin {
     pub mod server;
     pub mod state;
     pub mod troubles;
+    pub mod why;
 }
 
 /// Floor 6: threads and their life: workers, the control thread, reload, drain.

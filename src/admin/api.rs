@@ -21,6 +21,7 @@ use super::ask::{Ask, BackendId, BackendSpec, By, Refusal, Reply, Wanted};
 use super::events;
 use super::page;
 use super::state::State;
+use super::why::{WhyQuery, parse_client};
 
 /// The longest body that is read.
 const BODY_BYTES_MAX: usize = 64 << 10;
@@ -57,6 +58,7 @@ fn table() -> Vec<Entry> {
         entry("/healthz", Level::Read, get(async || "ok\n")),
         entry("/readyz", Level::Read, get(ready)),
         entry("/api/v1/state", Level::Read, get(state)),
+        entry("/api/v1/why", Level::Read, get(why)),
         entry("/api/v1/events", Level::Read, get(events::stream)),
         entry("/api/v1/whoami", Level::Read, get(whoami)),
         entry(backend, Level::Change, post(change)),
@@ -202,6 +204,42 @@ async fn ready(Shared(api): Shared<Arc<Api>>) -> Result<Response, Response> {
 
 async fn state(Shared(api): Shared<Arc<Api>>) -> Result<Response, Response> {
     Ok(json(StatusCode::OK, &*api.state().await?))
+}
+
+#[derive(Deserialize)]
+struct Asked {
+    client: String,
+    listener: String,
+    sni: Option<String>,
+    /// With commas between them.
+    #[serde(default)]
+    alpn: String,
+}
+
+/// What would become of a client, and why.
+async fn why(
+    Shared(api): Shared<Arc<Api>>,
+    query: Result<Query<Asked>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Response> {
+    let Query(asked) = query.map_err(|_| {
+        let what = "it takes ?client=IP&listener=NAME, and may have &sni=HOST&alpn=P,P";
+        error(StatusCode::BAD_REQUEST, "invalid", what)
+    })?;
+    let client = parse_client(&asked.client)
+        .map_err(|what| error(StatusCode::BAD_REQUEST, "invalid", &what))?;
+    let alpn = asked.alpn.split(',').map(str::trim);
+    let query = WhyQuery {
+        client,
+        listener: asked.listener,
+        sni: asked.sni.filter(|name| !name.is_empty()),
+        alpn: alpn
+            .filter(|one| !one.is_empty())
+            .map(str::to_owned)
+            .collect(),
+    };
+    let answer = api.ask(|done| Ask::Why { query, done }).await?;
+    let why = answer.map_err(|refusal| refused(&refusal))?;
+    Ok(json(StatusCode::OK, &why))
 }
 
 /// Who asks, and whether changes are allowed to them.

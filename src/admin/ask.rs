@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use super::state::State;
+use super::why::{Why, WhyQuery};
 
 /// Where an answer goes; nobody may be waiting for it any more.
 pub type Reply<T> = oneshot::Sender<T>;
@@ -14,6 +15,11 @@ pub type Reply<T> = oneshot::Sender<T>;
 #[derive(Debug)]
 pub enum Ask {
     State(Reply<State>),
+    /// Say what would become of a client.
+    Why {
+        query: WhyQuery,
+        done: Reply<Result<Why, Refusal>>,
+    },
     /// Change a backend of a pool.
     Change {
         backend: BackendId,

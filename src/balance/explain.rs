@@ -29,6 +29,8 @@ pub struct Explanation {
     pub all_full: bool,
     /// The bound on the load (`hash_balance_factor`) led elsewhere than the hash.
     pub spilled: bool,
+    /// Something was drawn: for another client it may be another backend.
+    pub by_chance: bool,
 }
 
 impl Explanation {
@@ -119,7 +121,9 @@ impl<T: Clone> Pool<T> {
         let twin = Arc::new(self.twin());
         let panic = twin.in_panic(now);
         let mut candidates = Candidates::new(key);
+        let before = chance.clone();
         let first = candidates.next(&twin, now, chance).map(|it| it.index());
+        let by_chance = *chance != before;
         let spilled = twin.spills_total() > 0;
         let pool_full = twin.active() >= twin.limit;
         let all_full = first.is_none() && candidates.found_all_full(&twin, now);
@@ -136,6 +140,7 @@ impl<T: Clone> Pool<T> {
             behind_others: self.queue().is_occupied(),
             all_full,
             spilled,
+            by_chance,
         }
     }
 

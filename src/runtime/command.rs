@@ -10,6 +10,7 @@ use crate::admin::ask::{
     BackendId, BackendSpec, By, Difference, KeyChange, Refusal, Reloading, Wanted,
 };
 use crate::admin::state::State;
+use crate::admin::why::{Why, WhyQuery};
 use crate::base::addr::Endpoint;
 use crate::config::settings::Settings;
 
@@ -25,6 +26,11 @@ pub enum Command {
     /// A configuration could not be read.
     ReloadFailed(String),
     State(oneshot::Sender<State>),
+    /// Say what would become of a client.
+    Why {
+        query: WhyQuery,
+        done: oneshot::Sender<Result<Why, Refusal>>,
+    },
     /// Change a backend while the process runs.
     Change {
         backend: BackendId,

@@ -38,6 +38,7 @@ const COMMANDS_MAX: usize = 64;
 /// How often the control loop looks after what no event tells of.
 const ROUND: Duration = Duration::from_millis(250);
 
+mod explaining;
 mod operating;
 
 #[derive(Debug)]
@@ -245,6 +246,9 @@ impl Control {
             }
             Command::State(done) => {
                 let _ = done.send(self.state());
+            }
+            Command::Why { query, done } => {
+                let _ = done.send(self.why(&query));
             }
             Command::Change {
                 backend,

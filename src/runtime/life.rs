@@ -107,6 +107,7 @@ impl<R: Fn() -> Result<Settings, Mistakes>> Obedience<R> {
                 let _ = done.send(answer);
             }
             Ask::State(done) => self.send(Command::State(done)).await,
+            Ask::Why { query, done } => self.send(Command::Why { query, done }).await,
             Ask::Change {
                 backend,
                 wanted,
