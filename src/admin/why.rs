@@ -29,6 +29,8 @@ pub struct WhyQuery {
 pub struct Why {
     /// All of it in a sentence.
     pub summary: String,
+    /// It would be connected to a backend without waiting.
+    pub served: bool,
     pub listener: String,
     pub client: SocketAddr,
     /// As far as the listener looks at it.
@@ -42,6 +44,7 @@ pub struct Why {
     pub allowed: bool,
     /// None: it is turned away before, or no rule fits and there is no default pool.
     pub route: Option<RouteTaken>,
+    /// None also where a limit turns it away before.
     pub pool: Option<PoolChoice>,
 }
 
@@ -111,7 +114,7 @@ pub struct Considered {
 }
 
 impl Why {
-    /// Who would be connected to first.
+    /// Who would be connected to first, when it is the client's turn.
     pub fn taken(&self) -> Option<&Considered> {
         let mut candidates = self.pool.iter().flat_map(|pool| &pool.candidates);
         candidates.find(|one| one.reason == Reason::Taken)

@@ -57,10 +57,7 @@ fn text(why: &Why, colour: bool) -> String {
         0 => why.client.ip().to_string(),
         _ => why.client.to_string(),
     };
-    let verdict = match why.taken() {
-        Some(_) => Paint::Good,
-        None => Paint::Bad,
-    };
+    let verdict = if why.served { Paint::Good } else { Paint::Bad };
     let mut out = format!("{client} {}\n", paint(&why.summary, verdict, colour));
     for note in &why.notes {
         out += &paint(&format!("! {note}"), Paint::Warn, colour);
@@ -202,7 +199,8 @@ mod tests {
     #[test]
     fn the_answer_stands_first_and_every_backend_says_why() {
         let why: Why = serde_json::from_str(
-            r#"{"summary": "goes to web/a (10.0.0.1:80)", "listener": "in",
+            r#"{"summary": "goes to web/a (10.0.0.1:80)", "served": true,
+                "listener": "in",
                 "client": "192.0.2.7:0", "sni": null, "alpn": [], "notes": [], "allowed": true,
                 "limits": [{"of": "listener", "active": 3, "max": 10}],
                 "route": {"rule": 2, "pool": "web"},

@@ -1,6 +1,7 @@
 //! What would become of a client, asked of the same listeners, routes and pools that serve clients.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Control;
 use crate::admin::ask::Refusal;
@@ -48,6 +49,7 @@ impl Control {
         };
         let mut why = Why {
             summary: String::new(),
+            served: false,
             listener: route.listener.clone(),
             client: address,
             notes,
@@ -107,12 +109,14 @@ impl Control {
                 full.of, full.max
             )
         });
+        if let Some(turned_away) = turned_away {
+            return turned_away;
+        }
         let name = why.sni.as_deref();
         let protocols = why.alpn.iter().map(String::as_bytes);
         let Some((rule, upstream)) = route.find(client, name, protocols) else {
-            return turned_away.unwrap_or_else(|| {
-                "turned away: no route fits, and the listener has no pool of its own".to_owned()
-            });
+            return "turned away: no route fits, and the listener has no pool of its own"
+                .to_owned();
         };
         let now = Moment::now();
         let key = upstream.key(client, name);
@@ -123,7 +127,7 @@ impl Control {
             rule: rule.map(|index| index + 1),
             pool: upstream.pool.name().to_owned(),
         });
-        let pool = self.pool_choice(upstream, key, &explained, now);
+        why.pool = Some(self.pool_choice(upstream, key, &explained, now));
         if explained.spilled {
             why.notes.push(
                 "hash_balance_factor: the backend of this client's hash has more than its share, \
@@ -131,9 +135,8 @@ impl Control {
                     .to_owned(),
             );
         }
-        let outcome = turned_away.unwrap_or_else(|| outcome(upstream, &explained));
-        why.pool = Some(pool);
-        outcome
+        why.served = explained.taken().is_some() && !explained.behind_others;
+        outcome(upstream, &explained)
     }
 
     fn pool_choice(
@@ -214,7 +217,7 @@ fn outcome(upstream: &Upstream, explained: &Explanation) -> String {
     let waits = || match queue_length > pool.queue().waiting() {
         true => format!(
             "waits in the queue of pool \"{name}\", {} at most",
-            humantime(upstream.queue.timeout)
+            seconds(upstream.queue.timeout)
         ),
         false => format!("turned away: nobody may wait any more for pool \"{name}\""),
     };
@@ -236,6 +239,6 @@ fn outcome(upstream: &Upstream, explained: &Explanation) -> String {
     }
 }
 
-fn humantime(time: std::time::Duration) -> String {
+fn seconds(time: Duration) -> String {
     format!("{}s", time.as_secs_f64())
 }
