@@ -127,3 +127,23 @@ pub fn parse_client(text: &str) -> Result<SocketAddr, String> {
     let read = text.parse().or_else(|_| text.parse().map(bare));
     read.map_err(|_| format!("{text:?} is not the address of a client, such as 192.0.2.7"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_an_address_with_or_without_a_port() {
+        for (text, read) in [
+            ("192.0.2.7", "192.0.2.7:0"),
+            ("192.0.2.7:80", "192.0.2.7:80"),
+            ("2001:db8::7", "[2001:db8::7]:0"),
+            ("[2001:db8::7]:80", "[2001:db8::7]:80"),
+        ] {
+            assert_eq!(parse_client(text), Ok(read.parse().unwrap()));
+        }
+        for text in ["", "a.test", "192.0.2.7/24", "192.0.2.7:"] {
+            assert!(parse_client(text).is_err(), "{text}");
+        }
+    }
+}

@@ -123,7 +123,7 @@ impl<T: Clone> Pool<T> {
         let mut candidates = Candidates::new(key);
         let before = chance.clone();
         let first = candidates.next(&twin, now, chance).map(|it| it.index());
-        let by_chance = *chance != before;
+        let by_chance = first.is_some() && *chance != before;
         let spilled = twin.spills_total() > 0;
         let pool_full = twin.active() >= twin.limit;
         let all_full = first.is_none() && candidates.found_all_full(&twin, now);

@@ -209,7 +209,7 @@ mod tests {
                     "panic": false, "by_chance": false, "candidates": [
                     {"name": "a", "address": "10.0.0.1:80", "reason": "taken", "order": 1,
                      "weight": 1, "ramp_percent": 100, "priority": 0, "active": 3,
-                     "max_connections": 5, "latency_ms": 1.25, "state": "up",
+                     "max_connections": 5, "latency_ms": 1.5, "state": "up",
                      "last_probe": null},
                     {"name": "b", "address": "10.0.0.2:80", "reason": "down", "order": null,
                      "weight": 2, "ramp_percent": 40, "priority": 1, "active": 0,
@@ -228,7 +228,7 @@ mod tests {
              \n\
              POOL web (failover): 3 active\n\
              \x20 TRY  BACKEND  WHY    STATE  PRIO  WEIGHT  ACTIVE  LATENCY  ADDRESS      PROBE\n\
-             \x20   1  a        taken  up        0       1     3/5    1.3ms  10.0.0.1:80\n\
+             \x20   1  a        taken  up        0       1     3/5    1.5ms  10.0.0.1:80\n\
              \x20      b        down   down      1   2*40%       0        -  10.0.0.2:80  HTTP 503\n"
         );
     }

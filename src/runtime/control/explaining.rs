@@ -196,9 +196,10 @@ fn seen_name(
     query: &WhyQuery,
     notes: &mut Vec<String>,
 ) -> Result<Option<String>, Refusal> {
-    let name = query.sni.as_deref().map(HostName::parse).transpose();
-    let name =
-        name.map_err(|what| Refusal::Invalid(format!("the name that is asked for {what}")))?;
+    let parse = |name: &String| {
+        HostName::parse(name).map_err(|what| Refusal::Invalid(format!("the name {name:?} {what}")))
+    };
+    let name = query.sni.as_ref().map(parse).transpose()?;
     if route.tls.is_none() && (name.is_some() || !query.alpn.is_empty()) {
         notes.push(
             "the listener has no `tls`, so it sees neither name nor protocols of its clients"
