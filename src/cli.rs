@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use remote::{BackendArgs, BackendCommand, ReloadArgs, SessionsArgs, StatusArgs, WeightArgs};
 use top::TopArgs;
+use why::WhyArgs;
 
 use crate::admin::ask::WantedState;
 use crate::config::load::load;
@@ -21,6 +22,7 @@ mod remote;
 mod status;
 mod table;
 mod top;
+mod why;
 
 /// Exit code for a configuration with mistakes (EX_CONFIG of sysexits.h).
 const EXIT_CONFIG: u8 = 78;
@@ -72,6 +74,8 @@ enum Command {
     Backend(BackendCommand),
     /// Read the configuration again and apply it, or say what that would change.
     Reload(ReloadArgs),
+    /// Say where a client would go now, and why not elsewhere.
+    Why(WhyArgs),
 }
 
 #[derive(Debug, Args)]
@@ -120,6 +124,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Weight(args)) => remote::set_weight(&args),
         Some(Command::Backend(command)) => remote::backend(&command),
         Some(Command::Reload(args)) => remote::reload(&args),
+        Some(Command::Why(args)) => why::why(&args),
         None => match cli.run.config.clone() {
             Some(config) => with_config(config, &cli.run),
             None => ExitCode::from(2),

@@ -47,6 +47,7 @@ pub mod balance {
     pub mod budget;
     pub mod chance;
     pub mod ejection;
+    pub mod explain;
     pub mod health;
     pub mod key;
     mod latency;
@@ -162,6 +163,7 @@ pub mod admin {
     pub mod sessions;
     pub mod state;
     pub mod troubles;
+    pub mod why;
 }
 
 /// Floor 6: threads and their life: workers, the control thread, reload, drain.

@@ -24,6 +24,7 @@ use super::metrics;
 use super::page;
 use super::sessions::SessionFilter;
 use super::state::State;
+use super::why::{WhyQuery, parse_client};
 
 /// The longest body that is read.
 const BODY_BYTES_MAX: usize = 64 << 10;
@@ -61,6 +62,7 @@ fn table() -> Vec<Entry> {
         entry("/readyz", Level::Read, get(ready)),
         entry("/metrics", Level::Read, get(measure)),
         entry("/api/v1/state", Level::Read, get(state)),
+        entry("/api/v1/why", Level::Read, get(why)),
         entry("/api/v1/events", Level::Read, get(events::stream)),
         entry("/api/v1/whoami", Level::Read, get(whoami)),
         entry("/api/v1/sessions", Level::Read, get(sessions)),
@@ -217,6 +219,39 @@ async fn measure(Shared(api): Shared<Arc<Api>>) -> Result<Response, Response> {
 
 async fn state(Shared(api): Shared<Arc<Api>>) -> Result<Response, Response> {
     Ok(json(StatusCode::OK, &*api.state().await?))
+}
+
+#[derive(Deserialize)]
+struct Stranger {
+    client: String,
+    listener: String,
+    sni: Option<String>,
+    /// With commas between them.
+    #[serde(default)]
+    alpn: String,
+}
+
+/// What would become of a client, and why.
+async fn why(Shared(api): Shared<Arc<Api>>, query: Asked<Stranger>) -> Result<Response, Response> {
+    let Query(stranger) = query.map_err(|_| {
+        let what = "it takes ?client=IP&listener=NAME, and may have &sni=HOST&alpn=P,P";
+        error(StatusCode::BAD_REQUEST, "invalid", what)
+    })?;
+    let client = parse_client(&stranger.client)
+        .map_err(|what| error(StatusCode::BAD_REQUEST, "invalid", &what))?;
+    let alpn = stranger.alpn.split(',').map(str::trim);
+    let query = WhyQuery {
+        client,
+        listener: stranger.listener,
+        sni: stranger.sni.filter(|name| !name.is_empty()),
+        alpn: alpn
+            .filter(|one| !one.is_empty())
+            .map(str::to_owned)
+            .collect(),
+    };
+    let answer = api.ask(|done| Ask::Why { query, done }).await?;
+    let why = answer.map_err(|refusal| refused(&refusal))?;
+    Ok(json(StatusCode::OK, &why))
 }
 
 /// Who asks, and whether changes are allowed to them.

@@ -8,6 +8,7 @@ use tokio::sync::oneshot;
 use super::metrics::Sample;
 use super::sessions::{SessionFilter, Sessions};
 use super::state::State;
+use super::why::{Why, WhyQuery};
 
 /// Where an answer goes; nobody may be waiting for it any more.
 pub type Reply<T> = oneshot::Sender<T>;
@@ -23,6 +24,11 @@ pub enum Ask {
         filter: SessionFilter,
         kill: Option<By>,
         done: Reply<Result<Sessions, Refusal>>,
+    },
+    /// Say what would become of a client.
+    Why {
+        query: WhyQuery,
+        done: Reply<Result<Why, Refusal>>,
     },
     /// Change a backend of a pool.
     Change {

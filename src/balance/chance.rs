@@ -2,7 +2,7 @@
 
 /// A wyrand generator: 8 bytes of state, passes the usual statistical batteries, not for secrets.
 /// Each worker owns one; a simulation seeds one and replays.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chance(u64);
 
 impl Chance {

@@ -63,6 +63,10 @@ impl Latency {
         self.0.store(0, Relaxed);
     }
 
+    pub(super) fn twin(&self) -> Self {
+        Latency(AtomicU64::new(self.load().0))
+    }
+
     #[inline]
     pub(super) fn load(&self) -> Average {
         Average(self.0.load(Relaxed))

@@ -99,6 +99,10 @@ impl Hot {
         Hot(AtomicU64::new(verdict_bits(verdict)))
     }
 
+    pub(super) fn twin(&self) -> Self {
+        Hot(AtomicU64::new(self.load().0))
+    }
+
     /// The record of another backend begins. `joined`: its pool was there before it.
     pub(super) fn reset(&self, verdict: Verdict, joined: bool) {
         debug_assert_eq!(
@@ -422,6 +426,15 @@ impl Counters {
             empty_closes_in_row,
         ] {
             row.store(0, Relaxed);
+        }
+    }
+
+    /// Only what a pick looks at.
+    pub(super) fn twin(&self) -> Self {
+        Counters {
+            ejected_until: AtomicU64::new(self.ejected_until().as_micros()),
+            ramp_since: AtomicU64::new(self.ramp_since().as_micros()),
+            ..Counters::default()
         }
     }
 

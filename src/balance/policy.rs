@@ -159,6 +159,20 @@ impl Policy {
         }
     }
 
+    /// One that chooses as this one would now, and remembers what it chose for itself alone.
+    pub(super) fn twin(&self) -> Self {
+        match self {
+            Policy::RoundRobin(round_robin) => Policy::RoundRobin(round_robin.twin()),
+            Policy::LeastConnections => Policy::LeastConnections,
+            Policy::IpHash(maglev) => Policy::IpHash(Arc::clone(maglev)),
+            Policy::Random(draw) => Policy::Random(draw.clone()),
+            Policy::TwoChoices(draw) => Policy::TwoChoices(draw.clone()),
+            Policy::LeastLatency => Policy::LeastLatency,
+            Policy::LowestCost(lowest_cost) => Policy::LowestCost(lowest_cost.twin()),
+            Policy::Failover => Policy::Failover,
+        }
+    }
+
     /// What the same tier should find again after a reload.
     pub(super) fn memory(&self) -> Memory {
         match self {

@@ -117,6 +117,18 @@ pub(super) struct Tier {
     pub(super) weight: AtomicU64,
 }
 
+impl Tier {
+    fn twin(&self) -> Tier {
+        Tier {
+            priority: self.priority,
+            seats: self.seats.clone(),
+            runs: self.runs.clone(),
+            policy: self.policy.twin(),
+            weight: AtomicU64::new(self.weight.load(Relaxed)),
+        }
+    }
+}
+
 /// What a pick finds besides the single backends.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct View {
@@ -198,6 +210,35 @@ impl<T> Pool<T> {
         };
         pool.settle(now);
         pool
+    }
+
+    /// A pool of its own in which everything is as it is here now. Whatever is done with it, this
+    /// one does not notice, nor does anybody who waits here. Costs a copy of all records.
+    pub fn twin(&self) -> Pool<T>
+    where
+        T: Clone,
+    {
+        let (table, slots) = {
+            let _changing = self.table.changing();
+            self.table.twin()
+        };
+        table.stay(self.member_slots.iter().copied());
+        Pool {
+            name: self.name.clone(),
+            policy: self.policy,
+            hash_balance_factor: self.hash_balance_factor,
+            ejection: self.ejection,
+            slow_start: self.slow_start,
+            failure_latency: self.failure_latency,
+            members: self.members.clone(),
+            member_slots: self.member_slots.clone(),
+            slots,
+            tiers: self.tiers.iter().map(Tier::twin).collect(),
+            table,
+            limit: self.limit,
+            ejections_full_until: AtomicU64::new(self.ejections_full_until.load(Relaxed)),
+            watch: self.watch.as_ref().map(Watch::twin),
+        }
     }
 
     pub fn name(&self) -> &str {

@@ -31,6 +31,16 @@ impl Chunk {
         }
     }
 
+    /// Records of their own that say what these say now, as far as a pick looks at it.
+    pub(super) fn twin(&self) -> Self {
+        Chunk {
+            hot: std::array::from_fn(|slot| self.hot[slot].twin()),
+            latencies: std::array::from_fn(|slot| self.latencies[slot].twin()),
+            counters: std::array::from_fn(|slot| self.counters[slot].twin()),
+            timings: std::array::from_fn(|_| Timings::default()),
+        }
+    }
+
     /// Makes a slot that no pool has the record of a backend that was never seen before.
     pub(super) fn begin(&self, slot: usize, verdict: Verdict, joined: bool) {
         self.counters[slot].reset();

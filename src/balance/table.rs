@@ -72,6 +72,46 @@ impl Table {
         slots.for_each(|slot| book.leave(slot));
     }
 
+    /// A table of its own that says of the same slots what this one says now, as far as a pick
+    /// looks at it, and its slots. Nobody waits in its queue. No pool is ever built over it: it
+    /// knows no names. To be called under the lock of changes.
+    pub(super) fn twin(&self) -> (Arc<Table>, Slots) {
+        let book = self.book();
+        let chunks: Vec<_> = book.chunks.iter().map(|it| Arc::new(it.twin())).collect();
+        let entry = |entry: &Entry| Entry {
+            name: "".into(),
+            identity: "".into(),
+            pools: entry.pools,
+            generation: entry.generation,
+        };
+        let slots = Slots::new(&chunks);
+        let twin = Table {
+            book: Mutex::new(Book {
+                chunks,
+                entries: book.entries.iter().map(entry).collect(),
+                generation: book.generation,
+                ..Book::default()
+            }),
+            held: Held {
+                leases: AtomicU32::new(self.active()),
+                spills: AtomicU64::new(0),
+            },
+            conditions: Conditions {
+                shares_until: AtomicU64::new(self.conditions.shares_until.load(Relaxed)),
+                percent_max: AtomicU32::new(self.conditions.percent_max.load(Relaxed)),
+                changes: AtomicU64::new(self.changes()),
+            },
+            ..Table::default()
+        };
+        (Arc::new(twin), slots)
+    }
+
+    /// Counts one more pool that has these slots.
+    pub(super) fn stay(&self, slots: impl Iterator<Item = u32>) {
+        let mut book = self.book();
+        slots.for_each(|slot| book.entries[slot as usize].pools += 1);
+    }
+
     /// What the tier of this priority left behind.
     pub(super) fn memory(&self, priority: u16) -> Memory {
         self.book()

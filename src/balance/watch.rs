@@ -30,6 +30,11 @@ impl Watch {
         }
     }
 
+    /// Looks again by itself; what it finds is what is true of the records it looks at.
+    pub(super) fn twin(&self) -> Self {
+        Watch::new(self.panic_threshold)
+    }
+
     #[inline]
     fn is_fresh(&self, changes: u64, now: Moment) -> bool {
         self.seen.load(Acquire) == changes && now.as_micros() < self.again_at.load(Relaxed)

@@ -73,13 +73,25 @@ impl Route {
         name: Option<&str>,
         alpn: impl Iterator<Item = &'a [u8]> + Clone,
     ) -> Option<&Arc<Upstream>> {
-        let fits = |rule: &&Rule| rule.fits(client, name, alpn.clone());
-        let rule = self.rules.iter().find(fits);
-        rule.map(|rule| &rule.upstream).or(self.upstream.as_ref())
+        self.find(client, name, alpn).map(|(_, upstream)| upstream)
+    }
+
+    /// The same, with the index of the rule that fits; without one it is the default.
+    pub fn find<'a>(
+        &self,
+        client: ClientAddr,
+        name: Option<&str>,
+        alpn: impl Iterator<Item = &'a [u8]> + Clone,
+    ) -> Option<(Option<usize>, &Arc<Upstream>)> {
+        let fits = |rule: &Rule| rule.fits(client, name, alpn.clone());
+        match self.rules.iter().position(fits) {
+            Some(index) => Some((Some(index), &self.rules[index].upstream)),
+            None => Some((None, self.upstream.as_ref()?)),
+        }
     }
 
     /// Whether the client's connection must begin with a header.
-    pub(super) fn trusts(&self, client: ClientAddr) -> Option<&HeaderRule> {
+    pub fn trusts(&self, client: ClientAddr) -> Option<&HeaderRule> {
         let rule = self.header.as_ref()?;
         match client {
             ClientAddr::Ip(addr) => rule.from.allows(addr.ip()).then_some(rule),

@@ -12,6 +12,7 @@ use crate::admin::ask::{
 use crate::admin::metrics::Sample;
 use crate::admin::sessions::{SessionFilter, Sessions};
 use crate::admin::state::State;
+use crate::admin::why::{Why, WhyQuery};
 use crate::base::addr::Endpoint;
 use crate::config::settings::Settings;
 
@@ -34,6 +35,11 @@ pub enum Command {
         filter: SessionFilter,
         kill: Option<By>,
         done: oneshot::Sender<Result<Sessions, Refusal>>,
+    },
+    /// Say what would become of a client.
+    Why {
+        query: WhyQuery,
+        done: oneshot::Sender<Result<Why, Refusal>>,
     },
     /// Change a backend while the process runs.
     Change {

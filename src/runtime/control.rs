@@ -39,6 +39,7 @@ const COMMANDS_MAX: usize = 64;
 /// How often the control loop looks after what no event tells of.
 const ROUND: Duration = Duration::from_millis(250);
 
+mod explaining;
 mod operating;
 
 #[derive(Debug)]
@@ -254,6 +255,9 @@ impl Control {
                 let _ = done.send(Box::new(self.sample()));
             }
             Command::Sessions { filter, kill, done } => self.sessions(filter, kill, done),
+            Command::Why { query, done } => {
+                let _ = done.send(self.why(&query));
+            }
             Command::Change {
                 backend,
                 wanted,

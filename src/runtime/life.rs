@@ -111,6 +111,7 @@ impl<R: Fn() -> Result<Settings, Mistakes>> Obedience<R> {
             Ask::Sessions { filter, kill, done } => {
                 self.send(Command::Sessions { filter, kill, done }).await;
             }
+            Ask::Why { query, done } => self.send(Command::Why { query, done }).await,
             Ask::Change {
                 backend,
                 wanted,

@@ -11,6 +11,8 @@ mod demo;
 mod discovery;
 mod draining;
 mod ejections;
+mod explaining;
+mod explanations;
 mod floors;
 mod harness;
 mod hashing;

@@ -8,7 +8,7 @@ use super::{Chance, Field, unit_at};
 /// Each seat has a column of as many units as all weights together. The units below `own` are its
 /// own, the others belong to `alias`; over all columns each seat has units in proportion to its
 /// weight.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::balance) struct Draw {
     columns: Box<[Column]>,
     /// Units of a column; fits 32 bits because a tier has at most 65 535 seats.

@@ -84,6 +84,18 @@ impl LowestCost {
         })
     }
 
+    /// Whose round robins are at the same places, and go on by themselves.
+    pub(super) fn twin(&self) -> Self {
+        let level = |level: &Level| Level {
+            cost: level.cost,
+            seats: level.seats.clone(),
+            turns: level.turns.as_ref().map(RoundRobin::twin),
+        };
+        LowestCost {
+            levels: self.levels.iter().map(level).collect(),
+        }
+    }
+
     pub(super) fn turns(&self) -> Turns {
         let turns = |level: &Level| Some((level.cost, Arc::clone(level.turns.as_ref()?.turn())));
         self.levels.iter().filter_map(turns).collect()

@@ -49,6 +49,18 @@ impl RoundRobin {
         }
     }
 
+    /// At the same place in the same sequence, and going on by itself.
+    pub(super) fn twin(&self) -> Self {
+        RoundRobin {
+            sequence: self.sequence.clone(),
+            exact: self.exact,
+            turn: Arc::new(Turn {
+                position: AtomicU64::new(self.turn.position.load(Relaxed)),
+                given_away: AtomicU64::new(self.turn.given_away.load(Relaxed)),
+            }),
+        }
+    }
+
     pub(super) fn turn(&self) -> &Arc<Turn> {
         &self.turn
     }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use lbd::admin::ask::{BackendId, BackendSpec, By, Refusal, Wanted, WantedState};
 use lbd::admin::state::State;
+use lbd::admin::why::{Why, WhyQuery};
 use lbd::balance::backend::Wish;
 use lbd::base::addr::Endpoint;
 use lbd::config::load::load_text;
@@ -168,6 +169,11 @@ impl Balancer {
 
     pub fn state(&self) -> State {
         self.ask(Command::State)
+    }
+
+    /// Where a client would go, and why.
+    pub fn why(&self, query: WhyQuery) -> Result<Why, Refusal> {
+        self.ask(|done| Command::Why { query, done })
     }
 
     /// Sessions under way on a backend, and all there were.
