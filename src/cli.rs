@@ -5,7 +5,8 @@ use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use papers::CompletionsArgs;
 use remote::{BackendArgs, BackendCommand, ReloadArgs, SessionsArgs, StatusArgs, WeightArgs};
 use top::TopArgs;
 use why::WhyArgs;
@@ -18,6 +19,7 @@ use crate::config::warnings::warnings;
 use crate::demo::{self, DemoOptions};
 use crate::runtime::life;
 
+mod papers;
 mod remote;
 mod status;
 mod table;
@@ -72,6 +74,10 @@ enum Command {
     /// Add or remove a backend.
     #[command(subcommand)]
     Backend(BackendCommand),
+    /// Completions of a shell, to be sourced or installed.
+    Completions(CompletionsArgs),
+    /// The man page: lbd man | man -l -
+    Man,
     /// Read the configuration again and apply it, or say what that would change.
     Reload(ReloadArgs),
     /// Say where a client would go now, and why not elsewhere.
@@ -115,6 +121,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
                 seconds,
             }))
         }
+        Some(Command::Completions(args)) => papers::completions(&args, Cli::command()),
+        Some(Command::Man) => papers::man(Cli::command()),
         Some(Command::Status(args)) => remote::status(&args),
         Some(Command::Top(args)) => top::run(&args),
         Some(Command::Sessions(args)) => remote::sessions(&args),
