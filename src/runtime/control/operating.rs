@@ -105,9 +105,10 @@ impl Control {
             let found = searching.await;
             if let Some(By { who, reason }) = kill {
                 let killed = found.killed;
+                let filter = serde_json::to_string(&filter).unwrap_or_default();
                 tracing::info!(
                     killed,
-                    ?filter,
+                    filter,
                     by = who,
                     reason,
                     "an operator ended sessions"
