@@ -40,6 +40,10 @@ impl Bench {
                     Ask::Reload { done, .. } => {
                         done.send(Err(Refusal::Failed("seen".to_owned()))).is_ok()
                     }
+                    Ask::Why { query, done } => {
+                        let _ = done.send(Err(Refusal::NotFound(format!("{query:?}"))));
+                        false
+                    }
                     _ => false,
                 };
                 counted.fetch_add(changed.into(), std::sync::atomic::Ordering::SeqCst);
@@ -238,4 +242,33 @@ async fn what_makes_no_sense_is_answered_in_json_with_what_would_be_right() {
         assert!(message.contains(why), "{message}");
     }
     assert_eq!(bench.changes(), 0);
+}
+
+#[tokio::test]
+async fn anybody_may_ask_why_and_what_is_no_client_is_told_so() {
+    let bench = Bench::new(None);
+    for (query, status, said) in [
+        (
+            "client=192.0.2.7&listener=in&sni=a.test&alpn=h2,http/1.1",
+            StatusCode::NOT_FOUND,
+            r#"192.0.2.7:0, listener: "in", sni: Some("a.test"), alpn: ["h2", "http/1.1"]"#,
+        ),
+        (
+            "client=%5B2001:db8::7%5D:80&listener=in",
+            StatusCode::NOT_FOUND,
+            "[2001:db8::7]:80, listener: \"in\", sni: None, alpn: []",
+        ),
+        (
+            "client=x&listener=in",
+            StatusCode::BAD_REQUEST,
+            "\"x\" is not",
+        ),
+        ("listener=in", StatusCode::BAD_REQUEST, "client=IP"),
+    ] {
+        let path = format!("/api/v1/why?{query}");
+        let (answered, body) = bench.ask(stranger(), Method::GET, &path, "", "").await;
+        let message = body["error"]["message"].as_str().unwrap();
+        assert_eq!(answered, status, "{message}");
+        assert!(message.contains(said), "{message}");
+    }
 }
