@@ -39,6 +39,8 @@ pub(super) struct Api {
     asks: mpsc::Sender<Ask>,
     token: Mutex<Option<String>>,
     latest: Mutex<Option<(Instant, Arc<State>)>>,
+    /// The text of the metrics.
+    measured: Mutex<Option<(Instant, Arc<str>)>>,
 }
 
 /// One thing that can be asked for.
@@ -132,6 +134,7 @@ impl Api {
             asks,
             token: Mutex::default(),
             latest: Mutex::default(),
+            measured: Mutex::default(),
         }
     }
 
@@ -180,6 +183,21 @@ impl Api {
         Ok(state)
     }
 
+    /// The metrics, a moment old at most: many scrapers cost little more than one.
+    async fn measured(&self) -> Result<Arc<str>, Response> {
+        let lock = || self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = lock().clone();
+        if let Some((at, text)) = kept
+            && at.elapsed() < STATE_KEPT
+        {
+            return Ok(text);
+        }
+        let sample = self.ask(Ask::Sample).await?;
+        let text: Arc<str> = metrics::text(&sample, SystemTime::now()).into();
+        *lock() = Some((Instant::now(), text.clone()));
+        Ok(text)
+    }
+
     fn latest(&self) -> Option<(Instant, Arc<State>)> {
         let latest = self.latest.lock();
         latest.unwrap_or_else(PoisonError::into_inner).clone()
@@ -209,12 +227,12 @@ async fn ready(Shared(api): Shared<Arc<Api>>) -> Result<Response, Response> {
 }
 
 async fn measure(Shared(api): Shared<Arc<Api>>) -> Result<Response, Response> {
-    let sample = api.ask(Ask::Sample).await?;
+    let text = api.measured().await?.to_string();
     let kind = [(
         header::CONTENT_TYPE,
         "text/plain; version=0.0.4; charset=utf-8",
     )];
-    Ok((kind, metrics::text(&sample, SystemTime::now())).into_response())
+    Ok((kind, text).into_response())
 }
 
 async fn state(Shared(api): Shared<Arc<Api>>) -> Result<Response, Response> {

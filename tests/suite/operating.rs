@@ -526,7 +526,8 @@ fn what_is_counted_is_what_happened() {
         let (_, text) = stage.get("/metrics");
         let ended =
             "lbd_sessions_ended_total{listener=\"in\",pool=\"out\",termination=\"client_closed\"}";
-        text.contains(ended) && value(&text, ended) == 10.0
+        let active = "lbd_connections_active{listener=\"in\"}";
+        text.contains(ended) && value(&text, ended) == 10.0 && value(&text, active) == 0.0
     });
     let (status, text) = stage.get("/metrics");
     assert_eq!(status, 200);
